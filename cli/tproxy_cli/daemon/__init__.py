@@ -1,0 +1,1 @@
+"""The daemon: holds the tunnels while the commands come and go."""

@@ -1,0 +1,1 @@
+"""Cluster access: kubeconfig, REST, watches, port-forward, workload resolution."""

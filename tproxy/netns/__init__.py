@@ -1,0 +1,1 @@
+"""Network namespaces: identity, entering them, and finding those of pods."""

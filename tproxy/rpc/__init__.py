@@ -1,0 +1,1 @@
+"""The tunnel's gRPC transport."""

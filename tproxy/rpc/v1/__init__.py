@@ -1,0 +1,1 @@
+"""Generated from tunnel.proto."""

@@ -1,0 +1,53 @@
+# Everything is installed into .venv; system packages are named before they are installed.
+PYTHON ?= python3
+BIN := .venv/bin
+BPF := tproxy/steer/sk_lookup.bpf.o
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: demo test lint unit kernel lab bpf setup requirements clean
+
+demo: setup ## run the main job in a lab on this machine; STEP=1 waits for Enter between steps
+	@$(BIN)/python demo/run.py $(if $(STEP),--step)
+
+test: setup lint unit kernel lab ## everything that must hold
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup
+	$(PYTEST) tests/unit
+
+kernel: setup ## real steering in network namespaces; needs root
+	$(PYTEST) tests/kernel
+
+lab: setup ## daemons and command line end to end in the lab; needs root
+	$(PYTEST) tests/lab
+
+setup: .venv/.installed bpf
+
+.venv/.installed: requirements/dev.txt setup.cfg pyproject.toml .ci/system-packages
+	@PYTHON=$(PYTHON) .ci/system-packages
+	@echo "Installing Python packages into .venv (requirements/dev.txt)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+bpf: .venv/.installed
+	@$(MAKE) --no-print-directory -C bpf
+
+requirements: ## resolve the pinned requirements afresh
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile -q setup.cfg --universal --python-version 3.11 --generate-hashes --no-header \
+	    -o requirements/cli.txt
+	$(BIN)/uv pip compile -q setup.cfg --extra node --universal --python-version 3.11 --generate-hashes --no-header \
+	    -c requirements/cli.txt -o requirements/node.txt
+	$(BIN)/uv pip compile -q setup.cfg requirements/dev.in --extra node --extra lab --universal \
+	    --python-version 3.11 --generate-hashes --no-header -c requirements/node.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	$(MAKE) --no-print-directory -C bpf clean

@@ -1,0 +1,232 @@
+"""The laptop daemon as the commands see it: starting it, asking it, and what to say when it does not answer.
+
+Requests are JSON over HTTP on the daemon's unix socket; the answer is a stream of JSON lines, progress first and
+one result or error last. Closing the connection before that cancels the request on the daemon's side.
+
+Only the standard library is used, and that late: commands that never ask the daemon do not pay for it.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tproxy.errors import TproxyError
+from tproxy_cli import paths
+
+if TYPE_CHECKING:
+    import subprocess
+    from http.client import HTTPResponse
+
+START_SECONDS = 10.0
+"""How long a started daemon may take until it listens."""
+
+ANSWER_SECONDS = 15.0
+"""How long the daemon may be silent before it counts as hung."""
+
+LINE_LIMIT = 16 * 1024 * 1024
+"""Longest line of an answer in bytes."""
+
+LOG_LINES = 8
+"""How many lines of the log are shown of a daemon that could not start."""
+
+Json = dict[str, Any]
+Progress = Callable[[str], None]
+
+
+class NotRunningError(TproxyError):
+    """No daemon listens on the socket."""
+
+
+class SilentError(TproxyError):
+    """The daemon is there but does not answer in time."""
+
+
+def cluster_body(kubeconfig: str | None, context: str | None, namespace: str | None) -> Json:
+    """The part of a request that names the cluster.
+
+    Paths are absolute and `$KUBECONFIG` is spelled out, for the daemon has a directory and an environment of its own.
+    """
+    listed = kubeconfig or os.environ.get("KUBECONFIG") or ""
+    files = [os.path.abspath(os.path.expanduser(name)) for name in listed.split(os.pathsep) if name]
+    return {"kubeconfig": os.pathsep.join(files) or None, "context": context, "namespace": namespace}
+
+
+class Daemon:
+    """The daemon of this user. Holds no connection: each call makes its own."""
+
+    def __init__(self, progress: Progress = lambda _: None) -> None:
+        self._progress = progress
+
+    def running(self) -> bool:
+        """Whether a daemon listens. A hung one does."""
+        try:
+            _connect(1.0).close()
+        except NotRunningError:
+            return False
+        return True
+
+    def call(
+        self, path: str, body: Json | None = None, *, start: bool = False, seconds: float = ANSWER_SECONDS
+    ) -> Json:
+        """Ask for `path` and return the result; `seconds` is the longest silence to accept.
+
+        With `start`, a daemon that does not run is started first. Raises what the daemon answered as
+        TproxyError, `NotRunningError` without a daemon, and `SilentError` if it does not answer.
+        """
+        if start:
+            self.ensure_running()
+        from http.client import HTTPConnection, HTTPException
+
+        with _connect(seconds) as connected:
+            connection = HTTPConnection("tproxy")
+            connection.sock = connected
+            try:
+                connection.request(
+                    "POST",
+                    path,
+                    json.dumps(body or {}),
+                    {"Content-Type": "application/json", "Connection": "close"},
+                )
+                return self._read(connection.getresponse())
+            except TimeoutError as error:
+                raise _silent(connected, seconds) from error
+            except (OSError, HTTPException) as error:
+                raise TproxyError(
+                    "the tproxy daemon closed the connection before it answered",
+                    f"its log says why: `tail {paths.log_path()}`; then run the command again",
+                ) from error
+            finally:
+                connection.close()
+
+    def version(self) -> str:
+        """The running daemon's version. Raises like `call`."""
+        return str(self.call("/v1/version", seconds=5.0)["version"])
+
+    def ensure_running(self) -> None:
+        """Start the daemon unless one listens. Raises TproxyError with the end of its log if it cannot."""
+        if self.running():
+            return
+        self._progress("starting the tproxy daemon")
+        log = paths.state_dir() / "daemon.log"
+        started_at = log.stat().st_size if log.exists() else 0
+        process = _spawn(log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.running():
+            # It may have lost a race against the daemon of another command, which is then about to listen.
+            if process.poll() is not None and not _lock_held():
+                raise TproxyError(
+                    f"the tproxy daemon could not start (exit status {process.returncode})" + _log_end(log, started_at),
+                    f"see `{log}`",
+                )
+            if time.monotonic() > deadline:
+                raise TproxyError(
+                    f"the tproxy daemon did not listen within {START_SECONDS:.0f} s" + _log_end(log, started_at),
+                    f"see `{log}`",
+                )
+            time.sleep(0.01)
+
+    def _read(self, response: "HTTPResponse") -> Json:
+        while line := response.readline(LINE_LIMIT):
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise TproxyError(
+                    f"the tproxy daemon answered something else than JSON (HTTP status {response.status})",
+                    "it may be of another version: `tproxy quit`, then run the command again",
+                ) from error
+            if "progress" in event:
+                self._progress(str(event["progress"]))
+            elif "error" in event:
+                answer = event["error"]
+                raise TproxyError(answer["message"], answer.get("hint", ""), answer.get("exitCode", 1))
+            elif "result" in event:
+                result: Json = event["result"]
+                return result
+        raise TproxyError(
+            f"the tproxy daemon ended the answer early (HTTP status {response.status})",
+            f"its log says why: `tail {paths.log_path()}`",
+        )
+
+
+def _connect(seconds: float) -> socket.socket:
+    path = paths.socket_path()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(seconds)
+    try:
+        connection.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        connection.close()
+        raise NotRunningError("the tproxy daemon is not running", "`tproxy intercept` starts it") from error
+    except (TimeoutError, BlockingIOError) as error:  # a full backlog: nobody accepts any more
+        connection.close()
+        raise SilentError(
+            "the tproxy daemon accepts no connections", f"end it with `kill -9`; its socket is {path}"
+        ) from error
+    except OSError as error:
+        connection.close()
+        raise TproxyError(f"cannot reach the tproxy daemon at {path}: {error.strerror}", f"`ls -l {path}`") from error
+    return connection
+
+
+def _silent(connection: socket.socket, seconds: float) -> SilentError:
+    pid = peer_pid(connection)
+    return SilentError(
+        f"the tproxy daemon{f' (process {pid})' if pid else ''} has not answered for {seconds:.0f} s",
+        f"end it with `kill -9 {pid or 'PID'}` (the pods' own apps take over), then run the command again",
+    )
+
+
+def peer_pid(connection: socket.socket) -> int | None:
+    """The process that listens at the other end, where the system tells."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:  # macOS
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, option, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder) or None
+
+
+def _spawn(log: Path) -> "subprocess.Popen[bytes]":
+    import subprocess
+
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tproxy_cli.daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,  # Ctrl-C in the terminal and its end are none of the daemon's business
+            cwd="/",
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _lock_held() -> bool:
+    import fcntl
+
+    try:
+        descriptor = os.open(paths.lock_path(), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _log_end(log: Path, since: int) -> str:
+    """The last lines that were written after byte `since`, indented, to be put below an error."""
+    with log.open("rb") as file:
+        file.seek(since)
+        lines = file.read(1024 * 1024).decode(errors="replace").splitlines()[-LOG_LINES:]
+    return "".join(f"\n    {line}" for line in lines)

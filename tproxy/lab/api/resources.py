@@ -1,0 +1,81 @@
+"""The kinds that the lab serves, with what the API tells about each of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tproxy.errors import ClusterError
+from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, NODES, PODS, SERVICES, Resource
+
+ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+CONFIGMAPS = Resource("", "v1", "configmaps", "ConfigMap")
+
+CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "crds"
+"""The chart's own definitions, so that the lab refuses what a cluster with the chart refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a server-side table: a title, its type, and the JSON path that fills it."""
+
+    name: str
+    type: str
+    path: str
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A resource and its traits. `schema` is the structural schema of custom resources, else None."""
+
+    resource: Resource
+    short_names: tuple[str, ...] = ()
+    status: bool = False
+    columns: tuple[Column, ...] = ()
+    schema: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+def builtin_kinds() -> list[Kind]:
+    """The kinds that every cluster has, as far as the lab knows them."""
+    return [
+        Kind(NAMESPACES, ("ns",), status=True, columns=(Column("Status", "string", ".status.phase"),)),
+        Kind(NODES, ("no",), status=True),
+        Kind(PODS, ("po",), status=True),
+        Kind(SERVICES, ("svc",), status=True),
+        Kind(CONFIGMAPS, ("cm",)),
+        Kind(DEPLOYMENTS, ("deploy",), status=True),
+        Kind(ENDPOINTSLICES, columns=(Column("AddressType", "string", ".addressType"),)),
+    ]
+
+
+def custom_kinds(directory: Path = CRD_DIRECTORY) -> list[Kind]:
+    """Read every CustomResourceDefinition in `directory`. Raises ClusterError if there is none."""
+    kinds = []
+    for path in sorted(directory.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document and document.get("kind") == "CustomResourceDefinition":
+                kinds.extend(_kinds_of(document["spec"]))
+    if not kinds:
+        raise ClusterError(f"no CustomResourceDefinition in {directory}", "run the lab from a checkout of tproxy")
+    return kinds
+
+
+def _kinds_of(spec: Mapping[str, Any]) -> list[Kind]:
+    names = spec["names"]
+    return [
+        Kind(
+            Resource(spec["group"], version["name"], names["plural"], names["kind"], spec["scope"] == "Namespaced"),
+            tuple(names.get("shortNames", ())),
+            status="status" in version.get("subresources", {}),
+            columns=tuple(
+                Column(column["name"], column["type"], column["jsonPath"], column.get("priority", 0))
+                for column in version.get("additionalPrinterColumns", ())
+            ),
+            schema=version["schema"]["openAPIV3Schema"],
+        )
+        for version in spec["versions"]
+        if version["served"]
+    ]

@@ -1,0 +1,192 @@
+"""What people write on the command line for a workload and its ports, and what it means."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tproxy.errors import InvalidError
+from tproxy.model.fields import NAME, quote
+from tproxy.model.intercept import InterceptPort, Target
+from tproxy.model.pod import Pod, Service
+
+_KINDS = {
+    "Deployment": ("deploy", "deployment", "deployments"),
+    "StatefulSet": ("sts", "statefulset", "statefulsets"),
+    "DaemonSet": ("ds", "daemonset", "daemonsets"),
+    "ReplicaSet": ("rs", "replicaset", "replicasets"),
+    "Job": ("job", "jobs"),
+    "Pod": ("po", "pod", "pods"),
+    "Service": ("svc", "service", "services"),
+}
+_KIND_OF = {alias: kind for kind, aliases in _KINDS.items() for alias in aliases}
+_CUSTOM_KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
+_PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetQuery:
+    """A workload as named by a person; `kind` None means: find out."""
+
+    kind: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """A port of the laptop and the pod's port it stands for: a number, a name, or None for "the obvious one"."""
+
+    local: int
+    remote: int | str | None = None
+
+
+def parse_target(text: str) -> TargetQuery:
+    """Read `web`, `deploy/web`, `svc/web`, `Rollout/web`; `InvalidError` on anything else."""
+    kind, slash, name = text.rpartition("/")
+    if NAME.fullmatch(name) is None:
+        raise InvalidError(
+            f"{quote(text)} is not the name of a workload", hint="write `web`, `deploy/web`, `svc/web` or `pod/web-0`"
+        )
+    if not slash:
+        return TargetQuery(None, name)
+    known = _KIND_OF.get(kind.lower())
+    if known is None and _CUSTOM_KIND.fullmatch(kind) is None:
+        raise InvalidError(
+            f"{quote(kind)} is not a kind of workload",
+            hint="use one of "
+            + ", ".join(f"`{aliases[0]}`" for aliases in _KINDS.values())
+            + ", or a Kind in capitals",
+        )
+    return TargetQuery(known or kind, name)
+
+
+def nearest(name: str, candidates: Iterable[str], limit: int = 3) -> list[str]:
+    """Those of `candidates` that somebody who typed `name` may have meant, best first."""
+    return difflib.get_close_matches(name, sorted(set(candidates)), n=limit, cutoff=0.6)
+
+
+def matches(target: Target, pod: Pod, chain: Iterable[tuple[str, str]], services: Iterable[Service]) -> bool:
+    """Whether `pod` belongs to `target`.
+
+    `chain` are kind and name of the pod's owners, owners' owners and so on; `services` may be of any namespace.
+    """
+    if target.kind == "Pod":
+        return pod.name == target.name
+    if target.kind == "Service":
+        return any(service.name == target.name and service.selects(pod) for service in services)
+    return (target.kind, target.name) in chain
+
+
+def parse_ports(text: str) -> PortMapping:
+    """Read `3000`, `3000:8080` or `3000:http`; `InvalidError` on anything else."""
+    left, colon, right = text.partition(":")
+    if not colon:
+        return PortMapping(_number(left, text))
+    if right.isdecimal():
+        return PortMapping(_number(left, text), _number(right, text))
+    # A name has a letter: digits and hyphens alone are more likely a slip of the finger.
+    if _PORT_NAME.fullmatch(right) is None or not any(char.isalpha() for char in right):
+        raise _bad_port(text)
+    return PortMapping(_number(left, text), right)
+
+
+def _number(digits: str, text: str) -> int:
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 5 and 1 <= int(digits) <= 65535):
+        raise _bad_port(text)
+    return int(digits)
+
+
+def _bad_port(text: str) -> InvalidError:
+    return InvalidError(
+        f"{quote(text)} is not a port mapping",
+        hint="write LOCAL or LOCAL:REMOTE, as in `--port 3000`, `--port 3000:8080` or `--port 3000:http`",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A TCP port that can be asked for by name or number, and the pod's port numbers behind it."""
+
+    names: frozenset[str]
+    numbers: frozenset[int]
+    targets: frozenset[int]
+
+    def __str__(self) -> str:
+        names = "".join(f" ({name})" for name in sorted(self.names))
+        return "/".join(str(number) for number in sorted(self.numbers)) + names
+
+
+def resolve_ports(
+    mappings: Sequence[PortMapping], pods: Sequence[Pod], service: Service | None = None
+) -> list[tuple[int, InterceptPort]]:
+    """The pod's port for each mapping, with the laptop's port it goes to.
+
+    `service` is the Service the target names, if it does: then names and numbers are its ports first. A name may stand
+    for different numbers in different pods; each gets an entry. Where nothing is declared a number is taken as it is.
+    Raises `InvalidError` listing the ports there are.
+    """
+    offers = _service_offers(service, pods) if service is not None else _container_offers(pods)
+    resolved: dict[int, int] = {}
+    for mapping in mappings:
+        for port in sorted(_find(mapping, offers)):
+            if port in resolved:
+                raise InvalidError(f"port {port} of the pod is mapped twice", hint="give each port of the pod once")
+            resolved[port] = mapping.local
+    return [(local, InterceptPort(port)) for port, local in resolved.items()]
+
+
+def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
+    wanted = mapping.remote
+    if wanted is None:
+        if len(offers) == 1 and len(offers[0].targets) >= 1:
+            return offers[0].targets
+        wanted = mapping.local
+    if isinstance(wanted, str):
+        found = [offer for offer in offers if wanted in offer.names]
+    else:
+        # A Service's own number goes before the pod's: `80` of a Service 80 -> 8080 means what its clients mean.
+        found = [offer for offer in offers if wanted in offer.numbers] or [
+            offer for offer in offers if wanted in offer.targets
+        ]
+        if found and wanted not in found[0].numbers:
+            return frozenset({wanted})
+        if not offers:
+            return frozenset({wanted})
+    targets = frozenset[int]().union(*(offer.targets for offer in found))
+    if targets:
+        return targets
+    if found:
+        raise InvalidError(f"no running pod has the port that {wanted} of the Service points to")
+    if not offers:
+        raise InvalidError(f"no port is named {wanted}: the pods declare none", hint="give the port's number")
+    ports = ", ".join(str(offer) for offer in offers)
+    which = f"port {wanted}" if isinstance(wanted, int) else f"port named {wanted}"
+    raise InvalidError(
+        f"there is no {which}; TCP ports: {ports}",
+        hint=f"say which one you mean, as in `--port {mapping.local}:{min(offers[0].numbers)}`",
+    )
+
+
+def _container_offers(pods: Sequence[Pod]) -> list[_Offer]:
+    names: dict[int, set[str]] = {}
+    for pod in pods:
+        for container in pod.containers:
+            for port in container.ports:
+                if port.protocol == "TCP":
+                    names.setdefault(port.number, set()).update({port.name} - {""})
+    return [_Offer(frozenset(names[number]), frozenset({number}), frozenset({number})) for number in sorted(names)]
+
+
+def _service_offers(service: Service, pods: Sequence[Pod]) -> list[_Offer]:
+    containers = _container_offers(pods)
+    offers = []
+    for port in service.ports:
+        if port.protocol != "TCP":
+            continue
+        target = port.target
+        if isinstance(target, int):
+            targets = frozenset({target})
+        else:
+            targets = frozenset[int]().union(*(offer.targets for offer in containers if target in offer.names))
+        offers.append(_Offer(frozenset({port.name} - {""}), frozenset({port.port}), targets))
+    return offers

@@ -6,6 +6,7 @@ It parses no more of HTTP than the benchmark's own clients send, keeps connectio
 import argparse
 import asyncio
 import contextlib
+from typing import cast
 
 import uvloop
 
@@ -17,8 +18,8 @@ class Server(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no asyncio.Transport to isinstance().
+        self._transport = cast(asyncio.Transport, transport)
         self._pending = b""
         self._left = 0
         self._writable = True

@@ -1,0 +1,61 @@
+"""The bytes of `bpf/tproxy.h`: map keys and values as the kernel program reads them."""
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+from tproxy.steer.port import Counters, SteeredPort
+
+PORTS_MAP = "tproxy_ports"
+LISTENERS_MAP = "tproxy_listen"
+OWN_MAP = "tproxy_own"
+LEASE_MAP = "tproxy_lease"
+PROGRAM = "tproxy_lookup"
+
+COUNTERS_SIZE = 32
+SOURCE_SIZE = 20
+OWN_VALUE = b"\x01"
+LEASE_KEY = bytes(4)
+
+_PORT = struct.Struct("=HH")
+_COUNTERS = struct.Struct("=QQQQ")
+_LISTENER_KEYS = {socket.AF_INET: 0, socket.AF_INET6: 1}
+
+
+def port_key(port: SteeredPort) -> bytes:
+    """`struct tproxy_port` of a TCP port."""
+    return _PORT.pack(port.port, socket.IPPROTO_TCP)
+
+
+def listener_key(family: int) -> bytes:
+    """The listener map's key for sockets of `family`."""
+    return struct.pack("=I", _LISTENER_KEYS[socket.AddressFamily(family)])
+
+
+def listener_value(fd: int) -> bytes:
+    """The listener map's value: the kernel takes a descriptor and keeps the socket."""
+    return struct.pack("=Q", fd)
+
+
+def source_key(host: str, port: int) -> bytes:
+    """`struct tproxy_source` of packets sent from numeric `host` and `port`.
+
+    IPv4 leaves an IPv6 socket as IPv4 packets, so a mapped address is keyed as what it maps.
+    """
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return address.packed.ljust(16, b"\0") + struct.pack("!H", port) + struct.pack("=H", family)
+
+
+def lease_value(deadline: int) -> bytes:
+    """The lease map's value: a CLOCK_MONOTONIC time in nanoseconds."""
+    return struct.pack("=Q", deadline)
+
+
+def counters(per_cpu: Iterable[bytes]) -> Counters:
+    """The sum of each CPU's `struct tproxy_counters`."""
+    totals = [sum(column) for column in zip(*map(_COUNTERS.unpack, per_cpu), strict=True)]
+    return Counters(*totals)

@@ -1,0 +1,77 @@
+"""Our sockets inside a pod's namespace: the listeners that connections are steered to, and sources towards the app."""
+
+import errno
+import socket
+import sys
+
+from tproxy.netns.handle import Netns
+
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+# The kernel lowers it to the namespace's net.core.somaxconn.
+_BACKLOG = 65535
+# No IPv6 in the kernel, or switched off in the namespace.
+_NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+
+
+def open_listeners(netns: Netns) -> list[socket.socket]:
+    """A non-blocking listener for each address family that the namespace has; raises OSError.
+
+    They are bound to loopback so that nobody outside the pod can address them; the kernel program delivers
+    connections for any address to them. Which port they have does not matter.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                listeners.append(_open_listener(netns, family))
+            except OSError as error:
+                if family == socket.AF_INET or error.errno not in _NO_SUCH_FAMILY:
+                    raise
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _open_listener(netns: Netns, family: socket.AddressFamily) -> socket.socket:
+    listener = netns.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        if family == socket.AF_INET6:
+            # IPv4 has its own listener, whose accepted sockets speak of plain addresses, not mapped ones.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((_LOOPBACK[family], 0))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def queued(listener: socket.socket) -> int:
+    """How many connections wait to be accepted."""
+    # Of a listening socket, tcpi_unacked (the seventh word after eight bytes) is the accept queue's length.
+    return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
+
+
+def open_bound(netns: Netns, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
+    """A non-blocking TCP socket bound to the source that the kernel would choose towards `destination`.
+
+    The port is chosen now rather than at connect (so no IP_BIND_ADDRESS_NO_PORT): it must be known before the first
+    packet leaves. It is this socket's alone, also against sockets in TIME_WAIT; OSError EADDRINUSE when the
+    namespace has none left.
+    """
+    with netns.entered():
+        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        with probe:
+            # Connecting a datagram socket sends nothing; it asks the routing table for the source address.
+            probe.connect(destination)
+            source = probe.getsockname()
+        sock.bind((source[0], 0, *source[2:]))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tproxy.errors import TproxyError
+from tproxy.version import VERSION
 from tproxy_cli import paths
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0
 """How long a started daemon may take until it listens."""
+
+STOP_SECONDS = 10.0
+"""How long the daemon may take from its last answer until it has ended."""
 
 ANSWER_SECONDS = 15.0
 """How long the daemon may be silent before it counts as hung."""
@@ -35,7 +39,6 @@ LOG_LINES = 8
 """How many lines of the log are shown of a daemon that could not start."""
 
 Json = dict[str, Any]
-Progress = Callable[[str], None]
 
 
 class NotRunningError(TproxyError):
@@ -59,8 +62,11 @@ def cluster_body(kubeconfig: str | None, context: str | None, namespace: str | N
 class Daemon:
     """The daemon of this user. Holds no connection: each call makes its own."""
 
-    def __init__(self, progress: Progress = lambda _: None) -> None:
+    def __init__(
+        self, progress: Callable[[str], None] = lambda _: None, warn: Callable[[str, str], None] = lambda *_: None
+    ) -> None:
         self._progress = progress
+        self._warn = warn
 
     def running(self) -> bool:
         """Whether a daemon listens. A hung one does."""
@@ -80,6 +86,7 @@ class Daemon:
         """
         if start:
             self.ensure_running()
+            self._check_version()
         from http.client import HTTPConnection, HTTPException
 
         with _connect(seconds) as connected:
@@ -115,20 +122,46 @@ class Daemon:
         log = paths.state_dir() / "daemon.log"
         started_at = log.stat().st_size if log.exists() else 0
         process = _spawn(log)
+        overtaken = False
         deadline = time.monotonic() + START_SECONDS
         while not self.running():
-            # It may have lost a race against the daemon of another command, which is then about to listen.
-            if process.poll() is not None and not _lock_held():
-                raise TproxyError(
-                    f"the tproxy daemon could not start (exit status {process.returncode})" + _log_end(log, started_at),
-                    f"see `{log}`",
-                )
+            if process.poll() is not None:
+                # Ended at once: another daemon has the lock, one about to listen or one about to end.
+                held = _lock_held()
+                if not held and not overtaken:
+                    raise TproxyError(
+                        f"the tproxy daemon could not start (exit status {process.returncode})"
+                        + _log_end(log, started_at),
+                        f"the whole log is {log}",
+                    )
+                if not held:
+                    process = _spawn(log)
+                overtaken = held
             if time.monotonic() > deadline:
                 raise TproxyError(
                     f"the tproxy daemon did not listen within {START_SECONDS:.0f} s" + _log_end(log, started_at),
-                    f"see `{log}`",
+                    f"the whole log is {log}",
                 )
             time.sleep(0.01)
+
+    def wait_stopped(self) -> None:
+        """Wait until a daemon that was told to quit has ended. Raises SilentError if it has not in time."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.running() or _lock_held():
+            if time.monotonic() > deadline:
+                raise SilentError(
+                    f"the tproxy daemon has left everything but has not ended within {STOP_SECONDS:.0f} s",
+                    f"its log says why: `tail {paths.log_path()}`",
+                )
+            time.sleep(0.01)
+
+    def _check_version(self) -> None:
+        version = self.version()
+        if version != VERSION:
+            self._warn(
+                f"the tproxy daemon is of version {version}, this command of version {VERSION}",
+                "`tproxy quit` stops it; the next command starts the new one",
+            )
 
     def _read(self, response: "HTTPResponse") -> Json:
         while line := response.readline(LINE_LIMIT):

@@ -1,24 +1,52 @@
 """The `tproxy` command: its subcommands, found by name and imported only when they are used."""
 
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
 import click
 
+from tproxy.errors import TproxyError
+from tproxy_cli.options import root_options
+from tproxy_cli.ui.console import Console
+from tproxy_cli.ui.errors import explain
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS = {
-    "completion": "Print the shell completion script.",
+    "completion": "Print the completion script for a shell.",
     "config": "Show the configuration and where it comes from.",
     "doctor": "Check the laptop, the cluster and tproxy in it.",
     "help": "Explain a command or a topic.",
     "intercept": "Bring a workload's traffic to your laptop.",
     "lab": "Run a small cluster on this machine.",
     "leave": "Give intercepted traffic back.",
-    "list": "List the intercepts in the cluster.",
+    "list": "List the intercepts in the cluster, everybody's.",
     "quit": "Leave everything and stop the daemon.",
     "status": "Show the daemon, its tunnels and its intercepts.",
     "version": "Show the versions of all parts.",
 }
+"""The commands and what they do in a line, so that help and completion need not import them."""
+
+BROKEN_PIPE = 141
+"""Exit status if the reader of our output went away: what a shell shows for SIGPIPE."""
 
 
 class Commands(click.Group):
-    """A group whose subcommand NAME is the object of the same name in `tproxy_cli.commands.NAME`."""
+    """A group whose command NAME is found in `tproxy_cli.commands.NAME`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the flags before the command's name; the configuration file counts here, too."""
+        from tproxy_cli import config
+
+        try:
+            extra.setdefault("default_map", config.load())
+        except TproxyError:
+            extra.setdefault("default_map", {})  # the command will say so; `--help` is to work
+        return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, without importing anything."""
@@ -31,22 +59,93 @@ class Commands(click.Group):
         import importlib
 
         module = importlib.import_module(f"tproxy_cli.commands.{cmd_name}")
-        name = f"{cmd_name}_command" if cmd_name in ("list", "quit", "help") else cmd_name
-        command = getattr(module, name)
-        assert isinstance(command, click.Command)  # noqa: S101
-        return command
+        # Names of builtins are not reused.
+        found = getattr(module, f"{cmd_name}_command", None) or getattr(module, cmd_name)
+        assert isinstance(found, click.Command)  # noqa: S101
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; click would suggest names only from those that are imported."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Complete the commands' names from the table."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(name, help=what) for name, what in sorted(COMMANDS.items()) if name.startswith(incomplete)
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Ctrl-C gets its own name before click prints an empty line among the JSON lines."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise explain(interrupt) from interrupt
 
 
-@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "TPROXY", "help_option_names": ["-h", "--help"]})
-def tproxy() -> None:
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={
+        "auto_envvar_prefix": "TPROXY",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@root_options
+@click.pass_context
+def tproxy(ctx: click.Context) -> None:
     """Run one service of a Kubernetes cluster on your laptop, with the cluster's traffic."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(args: list[str], prog_name: str = "tproxy") -> int:
+    """Run one command and return its exit status. Whatever goes wrong is told on stderr, never as a traceback."""
+    console = Console()
+    try:
+        result = tproxy.main(args, prog_name, standalone_mode=False, obj=console)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except click.exceptions.NoArgsIsHelpError as error:
+        console.out(error.ctx.get_help())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        told = explain(error)
+        console.fail(told)
+        return told.exit_code
+    finally:
+        console.clear()
 
 
 def main() -> None:
     """Entry point of `tproxy`."""
-    tproxy()
+    sys.exit(run(sys.argv[1:]))
 
 
 def kubectl_main() -> None:
     """Entry point of `kubectl tproxy`."""
-    tproxy(prog_name="kubectl tproxy")
+    sys.exit(run(sys.argv[1:], "kubectl tproxy"))
+
+
+def kubectl_complete_main() -> None:
+    """Entry point of kubectl's completion of `kubectl tproxy`."""
+    from tproxy_cli.commands.completion import kubectl_answer
+
+    print(kubectl_answer(tproxy, sys.argv[1:]))

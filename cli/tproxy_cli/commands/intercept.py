@@ -1,0 +1,124 @@
+"""`tproxy intercept`: bring a workload's traffic to the laptop."""
+
+import time
+
+import click
+
+from tproxy_cli.client import Json
+from tproxy_cli.config import DEFAULTS
+from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
+from tproxy_cli.ui.console import Console
+from tproxy_cli.ui.output import render
+from tproxy_cli.ui.units import elapsed
+
+GRACE_SECONDS = 15.0
+"""How much longer than the cluster the daemon may take: it undoes what it began."""
+
+
+def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return complete(ctx, "workloads", incomplete)
+
+
+@command()
+@click.argument("workload", shell_complete=_workloads)
+@click.option(
+    "-p",
+    "--port",
+    "ports",
+    multiple=True,
+    metavar="LOCAL[:REMOTE]",
+    allow_from_autoenv=False,
+    help="Laptop port, and the workload's port (number or name) whose connections it gets. Repeatable.",
+)
+@click.option(
+    "--on-disconnect",
+    type=click.Choice(("fallback", "fail")),
+    default=DEFAULTS["on-disconnect"],
+    show_default=True,
+    help="If the laptop is gone: let the pods serve again, or fail connections.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1, 3600),
+    default=DEFAULTS["timeout"],
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until every pod is steered.",
+)
+@cluster_options
+@output_option
+def intercept(
+    console: Console,
+    workload: str,
+    ports: tuple[str, ...],
+    on_disconnect: str,
+    timeout: int,
+    cluster: Json,
+    output: str,
+) -> None:
+    """Bring a workload's traffic to your laptop.
+
+    New connections to the given ports of every pod of WORKLOAD go to your laptop's ports until `tproxy leave`; pods
+    that start later are included. WORKLOAD is a name, or a kind and a name: web, deploy/web, svc/web, pod/web-0.
+
+    \b
+    Examples:
+      tproxy intercept web --port 3000            the workload's only port, or its port 3000
+      tproxy intercept web --port 3000:80         its port 80
+      tproxy intercept svc/web -p 3000:http       the port that the Service calls http
+    """
+    from tproxy.model.workload import parse_ports, parse_target
+
+    parse_target(workload)
+    for port in ports:
+        parse_ports(port)
+    started = time.monotonic()
+    result = daemon(console).call(
+        "/v1/intercept",
+        {
+            "cluster": cluster,
+            "target": workload,
+            "ports": list(ports),
+            "onDisconnect": on_disconnect,
+            "timeoutSeconds": timeout,
+        },
+        start=True,
+        seconds=timeout + GRACE_SECONDS,
+    )
+    # What the person waited, the daemon's own start included.
+    result["seconds"] = round(time.monotonic() - started, 3)
+    text = render(output, result, lambda wide: describe(result, wide), lambda: [f"intercept/{result['name']}"])
+    console.out(text)
+    for warning in result.get("warnings", ()):
+        console.warn(warning)
+    if output in ("table", "wide"):
+        console.hint(f"\nTo give it back: `{leave_command(result, cluster)}`")
+
+
+def describe(result: Json, wide: bool) -> str:
+    """The new intercept in words."""
+    verb = "created" if result.get("created", True) else "unchanged"
+    lines = [f"intercept/{result['name']} {verb} in {elapsed(result['seconds'])}"]
+    for port in result["ports"]:
+        protocol = "" if port.get("protocol", "TCP") == "TCP" else f"/{port['protocol'].lower()}"
+        lines.append(f"  {result['target']} port {port['remote']}{protocol} -> localhost:{port['local']}")
+    pods = result["pods"]
+    shown = pods if wide or len(pods) <= 10 else pods[:9]
+    for pod in shown:
+        state = "" if pod["state"] == "Ready" else f": {pod['state']}, {pod.get('message') or pod.get('reason')}"
+        lines.append(f"  from pod {pod['name']} on {pod['node']}{state}")
+    if len(shown) < len(pods):
+        lines.append(f"  and {len(pods) - len(shown)} more pods")
+    if not pods:
+        lines.append("  from no pod yet: none is running; pods that start are included")
+    return "\n".join(lines)
+
+
+def leave_command(result: Json, cluster: Json) -> str:
+    """The command that undoes it, with the flags that the person used to say where."""
+    words = ["tproxy leave", result["name"]]
+    if cluster["namespace"]:
+        words.append(f"-n {cluster['namespace']}")
+    if cluster["context"]:
+        words.append(f"--context {cluster['context']}")
+    return " ".join(words)

@@ -1,0 +1,48 @@
+"""`tproxy leave`: give intercepted traffic back."""
+
+import click
+
+from tproxy.errors import InvalidError
+from tproxy_cli.client import Json
+from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
+from tproxy_cli.ui.console import Console
+from tproxy_cli.ui.output import render
+from tproxy_cli.ui.units import elapsed
+
+ANSWER_SECONDS = 60.0
+
+
+def _intercepts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return complete(ctx, "intercepts", incomplete)
+
+
+@command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_intercepts)
+@click.option("--all", "everything", is_flag=True, allow_from_autoenv=False, help="Leave all intercepts of yours.")
+@cluster_options
+@output_option
+def leave(console: Console, names: tuple[str, ...], everything: bool, cluster: Json, output: str) -> None:
+    """Give intercepted traffic back.
+
+    The pods serve new connections at once; connections that are open may go on for 30 seconds. NAME is that of an
+    intercept or of its workload: web-3f2a, web, deploy/web.
+    """
+    if everything == bool(names):
+        raise InvalidError(
+            "say either which intercepts to leave, or --all" if names else "say which intercepts to leave",
+            "`tproxy list` shows them; `tproxy leave --all` leaves all",
+        )
+    body = {"cluster": cluster, "names": list(names), "all": everything}
+    result = daemon(console).call("/v1/leave", body, start=True, seconds=ANSWER_SECONDS)
+    left = result["left"]
+    took = elapsed(result["seconds"])
+    text = render(
+        output,
+        result,
+        lambda wide: "\n".join(f"intercept/{one['name']} left in {took} ({one['target']})" for one in left),
+        lambda: (f"intercept/{one['name']}" for one in left),
+    )
+    if text:
+        console.out(text)
+    if not left:
+        console.hint("no intercepts to leave")

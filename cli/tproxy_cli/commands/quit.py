@@ -1,0 +1,23 @@
+"""`tproxy quit`: leave everything and stop the daemon."""
+
+from tproxy_cli.client import NotRunningError
+from tproxy_cli.options import command, daemon
+from tproxy_cli.ui.console import Console
+
+ANSWER_SECONDS = 30.0
+
+
+@command(name="quit")
+def quit_command(console: Console) -> None:
+    """Leave everything and stop the daemon.
+
+    The pods serve again at once; connections to the laptop are closed. Without a daemon there is nothing to do.
+    """
+    asked = daemon(console)
+    try:
+        left = asked.call("/v1/quit", seconds=ANSWER_SECONDS)["left"]
+    except NotRunningError:
+        console.out("the tproxy daemon is not running")
+        return
+    asked.wait_stopped()
+    console.out(f"the tproxy daemon has stopped, {left} {'intercept' if left == 1 else 'intercepts'} left")

@@ -1,0 +1,81 @@
+"""`tproxy status`: the daemon, its tunnels and this laptop's intercepts."""
+
+from tproxy_cli.client import Json, NotRunningError
+from tproxy_cli.options import command, daemon, output_option
+from tproxy_cli.ui import intercepts
+from tproxy_cli.ui.console import Console
+from tproxy_cli.ui.output import render
+from tproxy_cli.ui.table import render as render_table
+from tproxy_cli.ui.units import age, latency, size
+
+_ROLES = {"connected": "good", "connecting": "doubtful", "lost": "bad"}
+
+
+@command()
+@output_option
+def status(console: Console, output: str) -> None:
+    """Show the daemon, its tunnels and its intercepts.
+
+    Unlike `tproxy list` it asks the daemon, not the cluster, so it answers when the cluster does not.
+    """
+    try:
+        result = daemon(console).call("/v1/status")
+    except NotRunningError:
+        result = {"daemon": {"state": "stopped"}, "clusters": []}
+    listed = [one for cluster in result["clusters"] for one in cluster["intercepts"]]
+    text = render(
+        output,
+        result,
+        lambda wide: describe(console, result, wide),
+        lambda: (f"intercept/{one['name']}" for one in listed),
+    )
+    if text:
+        console.out(text)
+    if output in ("table", "wide") and not listed:
+        console.hint(intercepts.NONE)
+
+
+def describe(console: Console, result: Json, wide: bool) -> str:
+    """The whole status in words and tables."""
+    process = result["daemon"]
+    if process["state"] == "stopped":
+        return "daemon: not running; it starts when it is needed"
+    lines = [
+        f"daemon: {process['state']}, version {process['version']}, process {process['pid']},"
+        f" up {age(process['uptimeSeconds'])}"
+    ]
+    if wide:
+        lines += [f"  socket {process['socket']}", f"  log    {process['log']}"]
+    for cluster in result["clusters"]:
+        lines += ["", *_describe_cluster(console, cluster, wide)]
+    return "\n".join(lines)
+
+
+def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
+    lines = [f"context {cluster['context']}, namespace {cluster['namespace']}, at {cluster['server']}"]
+    if wide:
+        lines.append(f"  session {cluster['session']} of {cluster['user']}")
+    if nodes := cluster["nodes"]:
+        columns = ["NODE", "TUNNEL", "RTT", "CONNECTIONS", "RECEIVED", "SENT", "AGE"]
+        rows = [
+            [
+                node["node"],
+                node["state"],
+                latency(node["rttSeconds"]) if node.get("rttSeconds") is not None else None,
+                node["connections"],
+                size(node["bytesIn"]),
+                size(node["bytesOut"]),
+                intercepts.since(node.get("since")),
+            ]
+            for node in nodes
+        ]
+        lines += ["", render_table(columns, rows, lambda column, text: _paint(console, column, text))]
+        lines += [f"{node['node']}: {node['error']}" for node in nodes if node.get("error")]
+    if listed := cluster["intercepts"]:
+        lines += ["", intercepts.table(console, listed, namespaces=False, wide=wide)]
+        lines += intercepts.troubles(listed)
+    return lines
+
+
+def _paint(console: Console, column: str, text: str) -> str:
+    return console.paint(text, _ROLES[text]) if column == "TUNNEL" and text in _ROLES else text

@@ -1,0 +1,156 @@
+"""Flags that mean the same in every command, and the base of all commands that take them.
+
+Precedence: flag, then environment (`TPROXY_` and the flag's name), then the configuration file, then the default.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from tproxy_cli import config
+from tproxy_cli.client import Daemon, Json, cluster_body
+from tproxy_cli.ui.console import Console
+
+Function = Callable[..., Any]
+
+FORMATS = ("table", "wide", "json", "yaml", "name")
+SPEECH = ("verbose", "progress", "color")
+"""Flags on how to speak, which every command has and `tproxy` itself, too."""
+
+
+class Command(click.Command):
+    """A command whose flags take their defaults from the environment and the configuration file."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse `args`. The environment's names have no command in them: one flag has one meaning."""
+        extra.setdefault("auto_envvar_prefix", "TPROXY")
+        if not extra.get("resilient_parsing"):
+            extra.setdefault("default_map", config.load())
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def command(**settings: Any) -> Callable[[Function], Command]:
+    """Make a `Command` of a function that takes a `Console` first. `-v`, `--progress`, `--color` are added."""
+
+    def decorate(function: Function) -> Command:
+        @functools.wraps(function)
+        def call(**params: Any) -> Any:
+            return function(console(), **params)
+
+        made: Command = click.command(cls=Command, **settings)(_speech_options(call, only_typed=True))
+        made.params.sort(key=lambda param: param.name in SPEECH)  # help shows a command's own flags first
+        return made
+
+    return decorate
+
+
+def console() -> Console:
+    """The running command's console."""
+    found = click.get_current_context().find_object(Console)
+    return found if found is not None else Console()
+
+
+def daemon(speech: Console) -> Daemon:
+    """The laptop daemon, telling its news to `speech`."""
+    return Daemon(speech.progress, speech.warn)
+
+
+def root_options(function: Function) -> Function:
+    """`-v`, `--progress` and `--color` of `tproxy` itself, before the command's name."""
+    return _speech_options(function, only_typed=False)
+
+
+def cluster_options(function: Function) -> Function:
+    """Add `-n`, `--context` and `--kubeconfig`; the function gets them as `cluster`, the daemon's form of them."""
+
+    @functools.wraps(function)
+    def call(*args: Any, kubeconfig: str | None, context: str | None, namespace: str | None, **params: Any) -> Any:
+        return function(*args, cluster=cluster_body(kubeconfig, context, namespace or None), **params)
+
+    decorated = click.option(
+        "--kubeconfig", metavar="FILE", shell_complete=_files, help="Kubeconfig file; else $KUBECONFIG, ~/.kube/config."
+    )(call)
+    decorated = click.option("--context", metavar="NAME", help="Context of the kubeconfig.")(decorated)
+    return click.option(
+        "-n", "--namespace", metavar="NAME", shell_complete=_namespaces, help="Namespace; else the context's."
+    )(decorated)
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    allow_from_autoenv=False,
+    help="Form of the result.",
+)
+
+
+def complete(ctx: click.Context, what: str, prefix: str) -> list[str]:
+    """Names for the shell's completion, from the daemon if it runs; none rather than an error or a delay."""
+    from tproxy.errors import TproxyError
+
+    flags = (ctx.params.get(name) for name in ("kubeconfig", "context", "namespace"))
+    body: Json = {"cluster": cluster_body(*flags), "what": what, "prefix": prefix}
+    try:
+        return [str(item) for item in Daemon().call("/v1/complete", body, seconds=0.2)["items"]]
+    except (TproxyError, KeyError):
+        return []
+
+
+def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return complete(ctx, "namespaces", incomplete)
+
+
+def _files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _speech_options(function: Function, only_typed: bool) -> Function:
+    """Flags that set the console. A command's own count only if typed, for `tproxy`'s have the other sources."""
+
+    def set_attribute(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+        def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+            typed = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+            speech = ctx.find_object(Console)
+            if speech is not None and value is not None and (typed or not only_typed):
+                setattr(speech, attribute, value)
+
+        return callback
+
+    decorated = click.option(
+        "--color",
+        type=click.Choice(("auto", "always", "never")),
+        expose_value=False,
+        is_eager=True,
+        callback=set_attribute("color"),
+        help="Colour: auto, always or never.",
+        metavar="WHEN",
+    )(function)
+    decorated = click.option(
+        "--progress",
+        type=click.Choice(("auto", "plain", "json", "off")),
+        expose_value=False,
+        is_eager=True,
+        callback=set_attribute("progress_mode"),
+        help="Progress on stderr: auto, plain, json or off.",
+        metavar="HOW",
+    )(decorated)
+    return click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        default=None,
+        expose_value=False,
+        is_eager=True,
+        callback=set_attribute("verbose"),
+        help="Show what an error came from.",
+    )(decorated)

@@ -1,0 +1,87 @@
+"""How intercepts are shown, in `list` and in `status`."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tproxy_cli.ui.console import Console
+from tproxy_cli.ui.table import render
+from tproxy_cli.ui.units import age
+
+Json = dict[str, Any]
+
+NONE = "no intercepts; start one with `tproxy intercept WORKLOAD --port PORT`"
+
+_ROLES = {"Ready": "good", "Pending": "doubtful", "Conflicted": "bad", "Refused": "bad"}
+
+
+def table(console: Console, intercepts: Sequence[Json], *, namespaces: bool, wide: bool) -> str:
+    """Intercepts as a table, with their namespaces or without."""
+    columns = ["NAME", "TARGET", "PORTS", "STATE", "PODS", "USER"]
+    if namespaces:
+        columns.insert(0, "NAMESPACE")
+    if wide:
+        columns += ["HOST", "NODES", "REASON"]
+    columns.append("AGE")
+    rows = [_row(columns, intercept) for intercept in intercepts]
+
+    def paint(column: str, text: str) -> str:
+        return console.paint(text, _ROLES[text]) if column == "STATE" and text in _ROLES else text
+
+    return render(columns, rows, paint)
+
+
+def ports(listed: Sequence[Json]) -> str:
+    """`80->3000,9090`: the pod's port, and where on the laptop it ends if that is this laptop."""
+    return ",".join(port(one) for one in listed)
+
+
+def port(one: Json) -> str:
+    """One port of `ports`; the protocol only where it is not TCP."""
+    protocol = one.get("protocol", "TCP")
+    text = f"{one['remote']}" if protocol == "TCP" else f"{one['remote']}/{protocol.lower()}"
+    return f"{text}->{one['local']}" if one.get("local") is not None else text
+
+
+def troubles(intercepts: Sequence[Json]) -> list[str]:
+    """One sentence for each intercept that is not (wholly) steered and says why."""
+    found = []
+    for intercept in intercepts:
+        if intercept["state"] == "Ready":
+            continue
+        reasons: dict[str, list[str]] = {}
+        for node in intercept.get("nodes", ()):
+            for one in [*node.get("pods", ()), *([] if node.get("pods") else [node])]:
+                if one.get("state") != "Ready" and (text := one.get("message") or one.get("reason")):
+                    reasons.setdefault(text, []).append(one.get("name") or node["node"])
+        if not reasons and (text := intercept.get("message") or intercept.get("reason")):
+            reasons[text] = []
+        for text, places in reasons.items():
+            where = f" ({', '.join(places)})" if places else ""
+            found.append(f"{intercept['name']} is {intercept['state']}: {text}{where}")
+    return found
+
+
+def _row(columns: Sequence[str], intercept: Json) -> list[object]:
+    pods = intercept.get("pods") or {}
+    cells: dict[str, object] = {
+        "NAMESPACE": intercept["namespace"],
+        "NAME": intercept["name"],
+        "TARGET": intercept["target"],
+        "PORTS": ports(intercept["ports"]),
+        "STATE": intercept["state"],
+        "PODS": f"{pods.get('ready', 0)}/{pods.get('total', 0)}",
+        "USER": intercept.get("user"),
+        "HOST": intercept.get("host"),
+        "NODES": ",".join(node["node"] for node in intercept.get("nodes", ())),
+        "REASON": intercept.get("reason"),
+        "AGE": since(intercept.get("created")),
+    }
+    return [cells[column] for column in columns]
+
+
+def since(moment: str | None) -> str | None:
+    """The age of an RFC 3339 time, or None if there is none."""
+    if not moment:
+        return None
+    return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())

@@ -1,0 +1,30 @@
+"""Tables as kubectl prints them: columns by spaces, no lines, nothing to trip over for `awk`."""
+
+from collections.abc import Callable, Sequence
+
+EMPTY = "<none>"
+Paint = Callable[[str], str]
+
+
+def cell(value: object) -> str:
+    """Text for one cell: never empty and without spaces, so that columns can be told apart by them."""
+    return "_".join(str(value).split()) if value is not None and str(value).strip() else EMPTY
+
+
+def render(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] | None = None
+) -> str:
+    """The table as text without a final line break.
+
+    `paint(column, cell)` may add colour to a cell; widths are those of the bare text.
+    """
+    texts = [[cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    lines = ["   ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip()]
+    for row in texts:
+        cells = []
+        for name, text, width in zip(columns, row, widths, strict=True):
+            shown = paint(name, text) if paint else text
+            cells.append(shown + " " * (width - len(text)))
+        lines.append("   ".join(cells).rstrip())
+    return "\n".join(lines)

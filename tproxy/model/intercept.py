@@ -16,6 +16,8 @@ MAX_NODES = 10_000
 MAX_PODS_PER_NODE = 1_000
 MESSAGE_LIMIT = 1024
 REASON_LIMIT = 64
+LEAVING = "tproxy.dev/leaving"
+"""Annotation by which the laptop asks the nodes to let go before it deletes the object."""
 
 OnDisconnect = Literal["fallback", "fail"]
 
@@ -73,7 +75,11 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Intercept:
-    """An Intercept object. `session` is the name of its Session; `match` None means every connection (global)."""
+    """An Intercept object. `session` is the name of its Session; `match` None means every connection (global).
+
+    `deleting`: it is about to go. Nodes stop steering and then take back their entries of `nodes`, which is how the
+    laptop learns that the pods serve again.
+    """
 
     namespace: str
     name: str
@@ -116,7 +122,7 @@ class Intercept:
                 node: _node_status(status)
                 for node, status in fields.optional("status").named_parts("nodes", MAX_NODES).items()
             },
-            deleting="deletionTimestamp" in metadata,
+            deleting="deletionTimestamp" in metadata or LEAVING in metadata.optional("annotations"),
         )
 
     def to_object(self) -> dict[str, Any]:
@@ -141,6 +147,11 @@ class Intercept:
             },
             "spec": spec,
         }
+
+    @staticmethod
+    def leave_patch() -> dict[str, Any]:
+        """The merge patch that marks the Intercept as `deleting`."""
+        return {"metadata": {"annotations": {LEAVING: "true"}}}
 
     @staticmethod
     def status_patch(node: str, status: NodeStatus | None) -> dict[str, Any]:

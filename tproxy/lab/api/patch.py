@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.errors import InvalidError
+from tproxy.lab.api.errors import BadRequestError
 
 _MERGE_KEYS = ("name", "containerPort", "port", "mountPath", "type", "uid", "ip")
 
@@ -63,15 +63,15 @@ def _merge_lists(target: list[Any], patch: list[Any]) -> list[Any]:
 
 
 def json_patch(target: Any, operations: Any) -> Any:
-    """JSON patch (RFC 6902). Raises InvalidError if an operation does not apply."""
+    """JSON patch (RFC 6902). Raises BadRequestError if an operation does not apply."""
     document = copy.deepcopy(target)
     if not isinstance(operations, list):
-        raise InvalidError("a JSON patch is a list of operations")
+        raise BadRequestError("a JSON patch is a list of operations")
     for operation in operations:
         try:
             document = _apply(document, operation)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise InvalidError(f"the JSON patch operation {str(operation)[:256]} does not apply") from error
+            raise BadRequestError(f"the JSON patch operation {str(operation)[:256]} does not apply") from error
     return document
 
 

@@ -19,7 +19,7 @@ CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "crd
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a server-side table: a title, its type, and the JSON path that fills it."""
+    """One printer column of a custom resource: title, type, and the JSON path that fills it."""
 
     name: str
     type: str
@@ -41,13 +41,13 @@ class Kind:
 def builtin_kinds() -> list[Kind]:
     """The kinds that every cluster has, as far as the lab knows them."""
     return [
-        Kind(NAMESPACES, ("ns",), status=True, columns=(Column("Status", "string", ".status.phase"),)),
+        Kind(NAMESPACES, ("ns",), status=True),
         Kind(NODES, ("no",), status=True),
         Kind(PODS, ("po",), status=True),
         Kind(SERVICES, ("svc",), status=True),
         Kind(CONFIGMAPS, ("cm",)),
         Kind(DEPLOYMENTS, ("deploy",), status=True),
-        Kind(ENDPOINTSLICES, columns=(Column("AddressType", "string", ".addressType"),)),
+        Kind(ENDPOINTSLICES),
     ]
 
 

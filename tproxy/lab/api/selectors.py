@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tproxy.errors import InvalidError
 from tproxy.kube.port import Object
+from tproxy.lab.api.errors import BadRequestError
 
 Test = Callable[[Object], bool]
 
@@ -43,7 +43,7 @@ def field(obj: Object, path: str) -> str:
 
 
 def matcher(kind: str, labels: str = "", fields: str = "") -> Test:
-    """Compile both selectors for objects of `kind`. Raises InvalidError if one cannot be understood."""
+    """Compile both selectors for objects of `kind`. Raises BadRequestError if one cannot be understood."""
     tests = [*_label_tests(labels), *_field_tests(kind, fields)]
     return lambda obj: all(test(obj) for test in tests)
 
@@ -53,7 +53,7 @@ def _terms(pattern: re.Pattern[str], text: str, what: str) -> Iterator[re.Match[
     while text[position:].strip():
         term = pattern.match(text, position)
         if term is None:
-            raise InvalidError(f"unable to parse requirement: {what} selector {text[:256]!r}")
+            raise BadRequestError(f"unable to parse requirement: {what} selector {text[:256]!r}")
         yield term
         position = term.end()
 
@@ -86,7 +86,7 @@ class _LabelTest:
 def _field_tests(kind: str, text: str) -> Iterator[Test]:
     for term in _terms(_FIELD_TERM, text, "field"):
         if term["path"] not in _FIELDS_OF_ALL | _FIELDS_OF_KIND.get(kind, frozenset()):
-            raise InvalidError(f"field label not supported: {term['path']}")
+            raise BadRequestError(f"field label not supported: {term['path']}")
         yield _FieldTest(term["path"], term["value"].strip(), negated=term["equals"] == "!=")
 
 

@@ -18,26 +18,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tproxy.errors import ClusterError, DeniedError, InvalidError
+from tproxy.errors import DeniedError
 from tproxy.kube.errors import AlreadyExistsError, NotFoundError, StaleError
 from tproxy.kube.port import NAMESPACES, NODES, PODS, Applied, Object, Removed, Resource, Synced, WatchEvent
 from tproxy.lab.api import patch as patches
 from tproxy.lab.api import selectors
+from tproxy.lab.api.errors import BadRequestError, Cause, ExpiredError, InvalidObjectError, invalid_value
 from tproxy.lab.api.resources import Kind
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-wide kinds) and name."""
 
 Admission = Callable[[Kind, Object, Object | None], None]
-"""Completes a new or changed object in place, or raises InvalidError; the last argument is the object before."""
+"""Completes a new or changed object in place, or raises InvalidObjectError; the last argument is the object before."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
-
-
-class ExpiredError(ClusterError):
-    """The log no longer reaches back to the wanted resource version (410 Gone)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,8 @@ class Store:
             metadata["name"] = metadata["generateName"] + suffix()
         name = metadata.get("name") or ""
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidError(f"metadata.name: Invalid value: {str(name)[:256]!r}: a lowercase DNS name is needed")
+            why = invalid_value("metadata.name", name, "a lowercase RFC 1123 subdomain is needed")
+            raise InvalidObjectError(resource, str(name)[:256], [why])
         if key_of(obj) in self._table(resource).objects:
             raise AlreadyExistsError(f'{title(resource)} "{name}" already exists')
         for system in (*_SYSTEM_METADATA, "resourceVersion", "selfLink"):
@@ -155,7 +153,7 @@ class Store:
         kind, old = self._table(resource).kind, self._find(resource, namespace, name)
         new = change(copied(old))
         if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
-            raise InvalidError("metadata: Required value: an object is needed")
+            raise BadRequestError("the object has no metadata")
         self._check_current(resource, old, new["metadata"].get("uid"), new["metadata"].get("resourceVersion"))
         if kind.status and subresource == "status":
             new = {**copied(old), "status": new.get("status", {})}
@@ -281,7 +279,8 @@ class Store:
     def _keep_identity(self, resource: Resource, old: Object, new: Object) -> None:
         before, after = old["metadata"], new["metadata"]
         if after.get("name", before["name"]) != before["name"]:
-            raise InvalidError("metadata.name: Invalid value: field is immutable")
+            why = Cause("metadata.name", "FieldValueInvalid", "field is immutable")
+            raise InvalidObjectError(resource, before["name"], [why])
         for name in ("name", "namespace", "generateName", *_SYSTEM_METADATA):
             after.pop(name, None)
             if name in before:

@@ -1,0 +1,145 @@
+"""Who asks, and what they may: static bearer tokens and a small table of rules."""
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tproxy.errors import DeniedError
+from tproxy.kube.port import Object
+from tproxy.lab.api.errors import UnauthorizedError
+from tproxy.lab.api.request import RequestInfo
+
+READ = frozenset({"get", "list", "watch"})
+WRITE = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+ANY = frozenset({"*"})
+
+_TOKEN_PREFIX = "/as/"  # noqa: S105  (a path, not a secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Verbs on resources (`pods`, `pods/log`, `intercepts.tproxy.dev`); in every namespace if `namespace` is empty."""
+
+    verbs: frozenset[str]
+    resources: frozenset[str]
+    namespace: str = ""
+
+    def allows(self, info: RequestInfo) -> bool:
+        """Whether this rule alone suffices for the request."""
+        return (
+            not self.verbs.isdisjoint((info.verb, "*"))
+            and not self.resources.isdisjoint((info.resource, "*"))
+            and self.namespace in ("", info.namespace)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An identity and its rights."""
+
+    name: str
+    groups: tuple[str, ...] = ("system:authenticated",)
+    rules: tuple[Rule, ...] = ()
+
+    def may(self, info: RequestInfo) -> bool:
+        """Whether any rule allows the request."""
+        return any(rule.allows(info) for rule in self.rules)
+
+    def authorise(self, info: RequestInfo) -> None:
+        """Raise DeniedError, worded as Kubernetes does, unless the request is allowed."""
+        if self.may(info):
+            return
+        what = replace(info, subresource="").resource + (f' "{info.name}"' if info.name else "")
+        resource = f"{info.plural}/{info.subresource}" if info.subresource else info.plural
+        where = f'in the namespace "{info.namespace}"' if info.namespace else "at the cluster scope"
+        raise DeniedError(
+            f'{what} is forbidden: User "{self.name}" cannot {info.verb} resource "{resource}"'
+            f' in API group "{info.group}" {where}'
+        )
+
+
+def admin(name: str = "admin") -> User:
+    """Someone who may do everything."""
+    return User(name, ("system:masters", "system:authenticated"), (Rule(ANY, ANY),))
+
+
+def developer(name: str, namespace: str, system_namespace: str = "tproxy-system") -> User:
+    """Someone who works in one namespace and reaches the node daemons, as the chart's developer role allows."""
+    forward = frozenset({"get", "create"}), frozenset({"pods/portforward"})
+    return User(
+        name,
+        rules=(
+            Rule(READ | WRITE, frozenset({"sessions.tproxy.dev", "intercepts.tproxy.dev"}), namespace),
+            Rule(
+                READ,
+                frozenset(
+                    {"pods", "pods/log", "services", "configmaps"}
+                    | {"deployments.apps", "endpointslices.discovery.k8s.io"}
+                ),
+                namespace,
+            ),
+            Rule(*forward, namespace),
+            Rule(READ, frozenset({"pods"}), system_namespace),
+            Rule(*forward, system_namespace),
+        ),
+    )
+
+
+def viewer(name: str) -> User:
+    """Someone who may look at everything and change nothing."""
+    return User(name, rules=(Rule(READ, ANY),))
+
+
+def nobody(name: str = "nobody") -> User:
+    """Someone known who may do nothing but ask what they may."""
+    return User(name)
+
+
+def server_url(base: str, token: str) -> str:
+    """The server's address for a kubeconfig.
+
+    kubectl sends no credentials over plain HTTP, whatever its kubeconfig says, and TLS would cost the port-forwards of
+    a stage more than it shows. So the address can carry the token; a header, if there is one, counts more.
+    """
+    return f"{base}{_TOKEN_PREFIX}{token}"
+
+
+def split_token(path: str) -> tuple[str, str]:
+    """The token in a path, or an empty string, and the path that the API serves."""
+    if not path.startswith(_TOKEN_PREFIX):
+        return "", path
+    token, _, rest = path.removeprefix(_TOKEN_PREFIX).partition("/")
+    return token, f"/{rest}"
+
+
+def authenticate(header: str, path_token: str, tokens: Mapping[str, User]) -> User:
+    """The user of an `Authorization` header or, without one, of a token in the path. Raises UnauthorizedError."""
+    scheme, _, token = header.partition(" ")
+    if not header:
+        token = path_token
+    elif scheme.lower() != "bearer":
+        raise UnauthorizedError("Unauthorized")
+    for known, user in tokens.items():
+        if hmac.compare_digest(known.encode(), token.strip().encode()):
+            return user
+    raise UnauthorizedError("Unauthorized")
+
+
+def access_review(user: User, body: Object) -> Object:
+    """Answer a SelfSubjectAccessReview."""
+    asked = body.get("spec", {}).get("resourceAttributes", {})
+    info = RequestInfo(
+        asked.get("verb", ""),
+        asked.get("group", ""),
+        asked.get("version", ""),
+        asked.get("resource", ""),
+        asked.get("namespace", ""),
+        asked.get("name", ""),
+        asked.get("subresource", ""),
+    )
+    return body | {"status": {"allowed": user.may(info)}}
+
+
+def subject_review(user: User, body: Object) -> Object:
+    """Answer a SelfSubjectReview."""
+    return body | {"status": {"userInfo": {"username": user.name, "groups": list(user.groups)}}}

@@ -1,0 +1,182 @@
+"""Validation of custom resources by their structural schema, as far as CustomResourceDefinitions use it.
+
+Unknown fields are dropped, defaults are filled in, and the rest is checked: types, required, enum, pattern, limits of
+numbers, strings, lists and maps, `oneOf`/`anyOf`/`not` by way of the same checks, and of the CEL rules one form:
+`self == oldSelf`.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tproxy.kube.port import Object
+from tproxy.lab.api.errors import BadRequestError, Cause, InvalidObjectError, invalid_value
+from tproxy.lab.api.resources import Kind
+
+Schema = Mapping[str, Any]
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+}
+_LIMITS = (
+    ("minimum", "should be greater than or equal to", lambda value, limit: value >= limit),
+    ("maximum", "should be less than or equal to", lambda value, limit: value <= limit),
+    ("minLength", "should be at least this many characters long:", lambda value, limit: len(value) >= limit),
+    ("maxLength", "should be at most this many characters long:", lambda value, limit: len(value) <= limit),
+    ("minItems", "should have at least this many items:", lambda value, limit: len(value) >= limit),
+    ("maxItems", "should have at most this many items:", lambda value, limit: len(value) <= limit),
+    ("minProperties", "should have at least this many properties:", lambda value, limit: len(value) >= limit),
+    ("maxProperties", "should have at most this many properties:", lambda value, limit: len(value) <= limit),
+    ("pattern", "should match", lambda value, limit: re.search(limit, value) is not None),
+)
+_ALWAYS_KNOWN = {"apiVersion", "kind", "metadata"}
+
+
+def admit(kind: Kind, obj: Object, before: Object | None) -> None:
+    """Admission of custom resources: prunes, fills in defaults, raises InvalidObjectError."""
+    if kind.schema is None:
+        return
+    for path in list(unknown_fields(kind.schema, obj)):
+        _drop(obj, path)
+    _fill_defaults(kind.schema, obj)
+    causes = [*_check(kind.schema, obj, ""), *_check_transition(kind.schema, obj, before, "")]
+    if causes:
+        raise InvalidObjectError(kind.resource, obj["metadata"]["name"], causes)
+
+
+def refuse_unknown_fields(schema: Schema, obj: Object) -> None:
+    """What `fieldValidation=Strict` asks for. Raises BadRequestError."""
+    if unknown := [".".join(map(str, path)) for path in unknown_fields(schema, obj)]:
+        names = ", ".join(f'unknown field "{name}"' for name in unknown)
+        raise BadRequestError(f"strict decoding error: {names}"[:1024])
+
+
+def unknown_fields(schema: Schema, value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The paths of fields that the schema doesn't know."""
+    if isinstance(value, list) and "items" in schema:
+        for index, item in enumerate(value):
+            yield from unknown_fields(schema["items"], item, (*path, index))
+    elif isinstance(value, dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+        for key, item in value.items():
+            if not path and key in _ALWAYS_KNOWN:
+                continue
+            if key in properties:
+                yield from unknown_fields(properties[key], item, (*path, key))
+            elif isinstance(others, Mapping):
+                yield from unknown_fields(others, item, (*path, key))
+            elif not others:
+                yield (*path, key)
+
+
+def _drop(obj: Any, path: Sequence[str | int]) -> None:
+    for step in path[:-1]:
+        obj = obj[step]
+    del obj[path[-1]]
+
+
+def _children(schema: Schema, value: Any) -> Iterator[tuple[str, str | int, Schema]]:
+    """Key as text for messages, key, and schema of what is inside a value."""
+    if isinstance(value, dict):
+        properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+        for key in value:
+            if key in properties:
+                yield f".{key}", key, properties[key]
+            elif isinstance(others, Mapping):
+                yield f"[{key}]", key, others
+    elif isinstance(value, list) and "items" in schema:
+        for index in range(len(value)):
+            yield f"[{index}]", index, schema["items"]
+
+
+def _fill_defaults(schema: Schema, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, inner in schema.get("properties", {}).items():
+            if "default" in inner:
+                value.setdefault(name, copy.deepcopy(inner["default"]))
+    for _, key, inner in _children(schema, value):
+        _fill_defaults(inner, value[key])
+
+
+def _check(schema: Schema, value: Any, path: str) -> Iterator[Cause]:
+    where = path.lstrip(".")
+    if value is None and schema.get("nullable"):
+        return
+    expected = schema.get("type")
+    if schema.get("x-kubernetes-int-or-string"):
+        fits = isinstance(value, int | str) and not isinstance(value, bool)
+    else:
+        fits = expected is None or isinstance(value, _TYPES[expected])
+        fits = fits and (expected == "boolean" or not isinstance(value, bool))
+    if not fits:
+        why = f"{where} in body must be of type {expected}: {type(value).__name__!r}"
+        yield Cause(where, "FieldValueTypeInvalid", f"Invalid value: {str(value)[:256]!r}: {why}")
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        allowed = ", ".join(f'"{option}"' for option in schema["enum"])
+        yield Cause(
+            where, "FieldValueNotSupported", f"Unsupported value: {str(value)[:256]!r}: supported values: {allowed}"
+        )
+    yield from _check_limits(schema, value, where)
+    if isinstance(value, dict):
+        for name in schema.get("required", ()):
+            if name not in value:
+                yield Cause(f"{path}.{name}".lstrip("."), "FieldValueRequired", "Required value")
+    yield from _check_alternatives(schema, value, where)
+    for text, key, inner in _children(schema, value):
+        yield from _check(inner, value[key], path + text)
+
+
+def _check_limits(schema: Schema, value: Any, where: str) -> Iterator[Cause]:
+    for keyword, words, holds in _LIMITS:
+        if keyword in schema and not holds(value, schema[keyword]):
+            yield invalid_value(where, value, f"{where} in body {words} {schema[keyword]}")
+    if schema.get("format") == "date-time":
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            yield invalid_value(where, value, f"{where} in body must be of type date-time")
+    if "multipleOf" in schema and not math.isclose(value % schema["multipleOf"], 0):
+        yield invalid_value(where, value, f"{where} in body should be a multiple of {schema['multipleOf']}")
+
+
+def _check_alternatives(schema: Schema, value: Any, where: str) -> Iterator[Cause]:
+    for inner in schema.get("allOf", ()):
+        yield from _check(inner, value, where)
+    fitting = {
+        form: sum(not list(_check(inner, value, where)) for inner in schema[form])
+        for form in ("anyOf", "oneOf")
+        if form in schema
+    }
+    if fitting.get("anyOf", 1) < 1 or fitting.get("oneOf", 1) != 1:
+        yield invalid_value(where, value, f"{where} in body must validate one and only one schema")
+    if "not" in schema and not list(_check(schema["not"], value, where)):
+        yield invalid_value(where, value, f"{where} in body must not validate the schema (not)")
+
+
+def _check_transition(schema: Schema, value: Any, before: Any, path: str) -> Iterator[Cause]:
+    """`x-kubernetes-validations` of the form `self == oldSelf`, at the place itself or for a field (`self.a == …`)."""
+    if before is None:
+        return
+    for rule in schema.get("x-kubernetes-validations", ()):
+        match = re.fullmatch(r"self((?:\.\w+)*) == oldSelf\1", " ".join(rule["rule"].split()))
+        if match and _field(value, match[1]) != _field(before, match[1]):
+            where = (path + match[1]).lstrip(".")
+            yield invalid_value(where, value, rule.get("message", f"failed rule: {rule['rule']}"))
+    for text, key, inner in _children(schema, value):
+        if isinstance(before, dict) and key in before:
+            yield from _check_transition(inner, value[key], before[key], path + text)
+
+
+def _field(value: Any, path: str) -> Any:
+    for step in path.split(".")[1:]:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value

@@ -11,6 +11,7 @@ import click
 
 from tproxy.errors import TproxyError
 from tproxy_cli.ui.errors import causes
+from tproxy_cli.ui.printable import printable
 from tproxy_cli.ui.progress import JsonLines, PlainLines, Progress, Silent, Spinner
 
 _ROLES = {"good": "green", "doubtful": "yellow", "bad": "red", "command": "cyan"}
@@ -32,20 +33,20 @@ class Console:
 
     def progress(self, text: str) -> None:
         """Say what is being done now."""
-        self._sink().say(text)
+        self._sink().say(printable(text))
 
     def warn(self, message: str, hint: str = "") -> None:
         """Say what looks wrong although the command goes on."""
         if not self._event({"warning": message, "hint": hint}):
-            lines = [f"{self._bold('warning:', 'doubtful', sys.stderr)} {message}"]
+            lines = [f"{self._bold('warning:', 'doubtful', sys.stderr)} {printable(message)}"]
             if hint:
-                lines.append(f"{self._bold('hint:', 'command', sys.stderr)} {hint}")
+                lines.append(f"{self._bold('hint:', 'command', sys.stderr)} {printable(hint)}")
             self._err("\n".join(lines))
 
     def hint(self, text: str) -> None:
         """Say what the next step may be."""
         if not self._event({"hint": text}):
-            self._err(text)
+            self._err(printable(text))
 
     def fail(self, error: TproxyError) -> None:
         """Say what failed, why, and the next command to run; with `-v` also what it came from."""
@@ -53,10 +54,10 @@ class Console:
         event: dict[str, object] = {"message": error.message, "hint": error.hint, "exitCode": error.exit_code}
         if self._event({"error": event | ({"causes": chain} if chain else {})}):
             return
-        lines = [f"{self._bold('error:', 'bad', sys.stderr)} {error.message}"]
-        lines += [f"  caused by {cause}" for cause in chain]
+        lines = [f"{self._bold('error:', 'bad', sys.stderr)} {printable(error.message)}"]
+        lines += [f"  caused by {printable(cause)}" for cause in chain]
         if error.hint:
-            lines += ["", f"{self._bold('hint:', 'command', sys.stderr)} {error.hint}"]
+            lines += ["", f"{self._bold('hint:', 'command', sys.stderr)} {printable(error.hint)}"]
         self._err("\n".join(lines))
 
     def paint(self, text: str, role: str) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+from tproxy_cli.ui.printable import printable
+
 EMPTY = "<none>"
-Paint = Callable[[str], str]
 
 
 def cell(value: object) -> str:
     """Text for one cell: never empty and without spaces, so that columns can be told apart by them."""
-    return "_".join(str(value).split()) if value is not None and str(value).strip() else EMPTY
+    words = [] if value is None else printable(str(value)).split()
+    return "_".join(words) or EMPTY
 
 
 def render(

@@ -10,18 +10,20 @@ import errno
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 LIBRARY = "libbpf.so.1"
-PROG_TYPE_SK_LOOKUP = 30
 ATTACH_SK_LOOKUP = 36
-MAP_TYPE_ARRAY = 2
+LINK_TYPE_NETNS = 5
+
+_MAP_TYPE_ARRAY = 2
+_MOST_PROGRAMS = 64  # of one kind in one namespace, a limit of the kernel
 
 _KEPT_LINES = 12  # of libbpf's complaints: the end of a verifier log holds the reason
 _WARN = 0  # enum libbpf_print_level
-_NAME_SIZE = 16  # BPF_OBJ_NAME_LEN
 
 # va_list is an array or a large struct on every 64-bit ABI we meet: a pointer when passed on.
 _PrintFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -55,7 +57,6 @@ _FUNCTIONS: tuple[tuple[str, type, tuple[type, ...]], ...] = (
     ("bpf_link_get_next_id", _INT, (_U32, _U32_OUT)),
     ("bpf_obj_get_info_by_fd", _INT, (_INT, _POINTER, _U32_OUT)),
     ("libbpf_num_possible_cpus", _INT, ()),
-    ("libbpf_probe_bpf_prog_type", _INT, (_INT, _POINTER)),
     ("libbpf_set_print", _POINTER, (_PrintFunction,)),
 )
 
@@ -72,7 +73,6 @@ _lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
 _libc = ctypes.CDLL(None)
 
 
-@_PrintFunction
 def _print(level: int, template: bytes, arguments: int) -> int:
     """Takes what libbpf would otherwise write to stderr."""
     if level != _WARN and not log.isEnabledFor(logging.DEBUG):
@@ -89,6 +89,10 @@ def _print(level: int, template: bytes, arguments: int) -> int:
     return 0
 
 
+# Kept here for as long as libbpf may call it.
+_print_function = _PrintFunction(_print)
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """libbpf with its functions typed. Raises OSError if it is not installed."""
@@ -97,7 +101,7 @@ def library() -> ctypes.CDLL:
         function = getattr(lib, name)
         function.restype = result
         function.argtypes = arguments
-    lib.libbpf_set_print(_print)
+    lib.libbpf_set_print(_print_function)
     return lib
 
 
@@ -144,7 +148,7 @@ class Map:
         """Remove an entry; none is fine too."""
         result = library().bpf_map_delete_elem(self.fd, key)
         if result != -errno.ENOENT:
-            _checked(result, f"delete from BPF map {self.name}")
+            _checked(result, f"remove from BPF map {self.name}")
 
 
 class OwnedMap(Map):
@@ -153,7 +157,7 @@ class OwnedMap(Map):
     @classmethod
     def array(cls, name: str, value_size: int, entries: int) -> "OwnedMap":
         """An array map. Raises BpfError."""
-        result = library().bpf_map_create(MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, None)
+        result = library().bpf_map_create(_MAP_TYPE_ARRAY, name.encode(), 4, value_size, entries, None)
         return cls(name, _checked(result, f"create BPF map {name}"))
 
     def close(self) -> None:
@@ -163,11 +167,41 @@ class OwnedMap(Map):
             self.fd = -1
 
 
+class LinkInfo(ctypes.Structure):
+    """struct bpf_link_info of a link to a network namespace."""
+
+    _fields_ = (
+        ("type", _U32),
+        ("id", _U32),
+        ("program", _U32),
+        ("_padding", _U32),
+        ("netns", _U32),  # inode
+        ("attach_type", _U32),
+        ("_rest", ctypes.c_uint8 * 64),
+    )
+    type: int
+    id: int
+    program: int
+    netns: int
+    attach_type: int
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The beginning of struct bpf_prog_info."""
+
+    _fields_ = (("_before", ctypes.c_uint8 * 64), ("name", ctypes.c_char * 16))
+    name: bytes
+
+
 class Link:
     """An attached program. It detaches when this is closed or the process dies, whichever comes first."""
 
     def __init__(self, pointer: int) -> None:
         self._pointer = pointer
+
+    def info(self) -> LinkInfo:
+        """What the kernel knows about it."""
+        return link_info(library().bpf_link__fd(self._pointer))
 
     def close(self) -> None:
         """Detach now, and release. Idempotent."""
@@ -222,3 +256,63 @@ class Object:
 def possible_cpus() -> int:
     """How many values a per-CPU map entry has."""
     return _checked(library().libbpf_num_possible_cpus(), "count CPUs")
+
+
+def programs_attached(netns: int, attach_type: int) -> list[int]:
+    """Ids of the programs in the namespace with descriptor `netns`, in the order the kernel runs them."""
+    ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
+    count = ctypes.c_uint32(_MOST_PROGRAMS)
+    result = library().bpf_prog_query(netns, attach_type, 0, None, ids, ctypes.byref(count))
+    _checked(result, "list the namespace's BPF programs")
+    return list(ids[: count.value])
+
+
+def link_ids() -> Iterator[int]:
+    """Ids of all links on this machine."""
+    number = ctypes.c_uint32(0)
+    while True:
+        result = library().bpf_link_get_next_id(number, ctypes.byref(number))
+        if result == -errno.ENOENT:
+            return
+        _checked(result, "list BPF links")
+        yield number.value
+
+
+def open_link(number: int) -> int:
+    """A descriptor of the link with this id, for the caller to close. FileNotFoundError if it is gone."""
+    result: int = library().bpf_link_get_fd_by_id(number)
+    if result == -errno.ENOENT:
+        raise FileNotFoundError(errno.ENOENT, f"BPF link {number} is gone")
+    return _checked(result, "open a BPF link")
+
+
+def link_info(fd: int) -> LinkInfo:
+    """What the kernel knows about the link with descriptor `fd`."""
+    info = LinkInfo()
+    _fill(fd, info)
+    return info
+
+
+def detach_link(fd: int) -> None:
+    """Detach the link with descriptor `fd`, whoever else holds it."""
+    _checked(library().bpf_link_detach(fd), "detach a BPF link")
+
+
+def program_name(number: int) -> str:
+    """The name, at most 15 characters, of the program with this id; empty if it is gone."""
+    fd: int = library().bpf_prog_get_fd_by_id(number)
+    if fd == -errno.ENOENT:
+        return ""
+    _checked(fd, "open a BPF program")
+    info = _ProgramInfo()
+    try:
+        _fill(fd, info)
+    finally:
+        os.close(fd)
+    return info.name.decode(errors="replace")
+
+
+def _fill(fd: int, info: ctypes.Structure) -> None:
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    result = library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+    _checked(result, "ask the kernel about a BPF object")

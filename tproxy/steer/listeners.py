@@ -51,7 +51,7 @@ def _open_listener(netns: Netns, family: socket.AddressFamily) -> socket.socket:
 
 def queued(listener: socket.socket) -> int:
     """How many connections wait to be accepted."""
-    # Of a listening socket, tcpi_unacked (the seventh word after eight bytes) is the accept queue's length.
+    # Of a listening socket, tcpi_unacked (the fifth word after eight bytes) is the accept queue's length.
     return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
 
 

@@ -73,7 +73,7 @@ class Attachment(Protocol):
         """Stop steering now: from here on the kernel gives new connections to the app. Idempotent."""
         ...
 
-    async def drained(self, timeout: float) -> bool:
+    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
         """After `stop`: wait until every handshake begun towards our listeners has been accepted.
 
         The caller keeps accepting meanwhile. False after `timeout` seconds.

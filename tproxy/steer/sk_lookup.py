@@ -1,54 +1,74 @@
 """Steering by the kernel's socket lookup: `bpf/sk_lookup.bpf.c`, its maps, and the sockets it hands over.
 
 Nothing is pinned. A link lives as long as the descriptor this process holds, so death in whatever form detaches it,
-and a process that hangs lets the lease run out.
+and a process that hangs lets the lease run out. (A child forked without exec would share the descriptors: the daemon
+must have none while it steers.)
 """
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tproxy.errors import TproxyError
 from tproxy.netns.handle import Netns
 from tproxy.steer import layout, libbpf
+from tproxy.steer.diagnosis import explain
+from tproxy.steer.drain import Drain
 from tproxy.steer.listeners import open_bound, open_listeners, queued
 from tproxy.steer.port import Attachment, Counters, SteeredPort
+from tproxy.steer.sock_diag import HandshakeList
+from tproxy.steer.takeover import take_over
 
 log = logging.getLogger(__name__)
 
 NAME = "sk_lookup"
 OBJECT = Path(__file__).with_name("sk_lookup.bpf.o")
 
+_FIRST_PAUSE = 0.005  # seconds between two looks of a drain, doubling up to the longest
+_LONGEST_PAUSE = 0.04
+
+
+@contextlib.contextmanager
+def _explained(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, doing) from error
+
 
 class SkLookupAttachment:
-    """Steering in one network namespace; made by `SkLookup.attach`."""
+    """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for.
 
-    def __init__(self, netns: Netns, lease: libbpf.Map, ports: Iterable[SteeredPort]) -> None:
-        """Takes `netns` over only on success. Raises OSError."""
-        self._link: libbpf.Link | None = None
-        self._own: dict[socket.socket, bytes] = {}
-        self._ports: frozenset[SteeredPort] = frozenset()
-        self._past: dict[int, Counters] = {}
-        self._listeners: list[socket.socket] = []
-        self._object = libbpf.Object(OBJECT)
-        try:
-            self._object.share(layout.LEASE_MAP, lease)
-            self._object.load()
-            self._ports_map = self._object.map(layout.PORTS_MAP)
-            self._own_map = self._object.map(layout.OWN_MAP)
-            listen_map = self._object.map(layout.LISTENERS_MAP)
-            self._listeners = open_listeners(netns)
-            for listener in self._listeners:
-                listen_map.update(layout.listener_key(listener.family), layout.listener_value(listener.fileno()))
-            self.set_ports(ports)
-            self._link = self._object.attach_netns(layout.PROGRAM, netns.fileno())
-        except BaseException:
-            self._release()
-            raise
+    An accepted socket may carry a port that is not in `ports`: `set_ports` removed it during the handshake, or somebody
+    inside the pod connected to our listener's own port.
+    """
+
+    def __init__(self, netns: Netns, program: libbpf.Object, listeners: Sequence[socket.socket]) -> None:
+        """Prepares the maps of a loaded `program`. Raises OSError."""
         self._netns = netns
+        self._listeners = tuple(listeners)
+        self._ports_map = program.map(layout.PORTS_MAP)
+        self._own_map = program.map(layout.OWN_MAP)
+        self._link: libbpf.Link | None = None
+        self._resources = contextlib.ExitStack()
+        self._ports: frozenset[SteeredPort] = frozenset()
+        self._past: dict[int, Counters] = {}  # what maps no longer know: of ports not steered now
+        self._own: dict[socket.socket, bytes] = {}
+        self._closed = False
+        listeners_map = program.map(layout.LISTENERS_MAP)
+        for listener in listeners:
+            listeners_map.update(layout.listener_key(listener.family), layout.listener_value(listener.fileno()))
+
+    def started(self, link: libbpf.Link, resources: contextlib.ExitStack) -> None:
+        """`link` steers; `resources` are what `close` gives back, everything given before included."""
+        self._link = link
+        self._resources = resources
 
     @property
     def backend(self) -> str:
@@ -56,7 +76,7 @@ class SkLookupAttachment:
 
     @property
     def listeners(self) -> Sequence[socket.socket]:
-        return tuple(self._listeners)
+        return self._listeners
 
     @property
     def ports(self) -> frozenset[SteeredPort]:
@@ -64,14 +84,15 @@ class SkLookupAttachment:
 
     def set_ports(self, ports: Iterable[SteeredPort]) -> None:
         wanted = frozenset(ports)
-        fresh = b"".join(bytes(layout.COUNTERS_SIZE) for _ in range(libbpf.possible_cpus()))
-        for port in wanted - self._ports:
-            self._ports_map.update(layout.port_key(port), fresh)
-            self._ports |= {port}
-        for port in self._ports - wanted:
-            self._past[port.port] = self._count(port)
-            self._ports_map.delete(layout.port_key(port))
-            self._ports -= {port}
+        zeros = bytes(layout.COUNTERS_SIZE * libbpf.possible_cpus())
+        with _explained("steer these ports"):
+            for port in wanted - self._ports:
+                self._ports_map.update(layout.port_key(port), zeros)
+                self._ports |= {port}
+            for port in self._ports - wanted:
+                self._past[port.port] = self._count(port)
+                self._ports -= {port}
+                self._ports_map.delete(layout.port_key(port))
 
     def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
         sock = open_bound(self._netns, family, destination)
@@ -85,69 +106,115 @@ class SkLookupAttachment:
         return sock
 
     def release(self, sock: socket.socket) -> None:
+        # In this order, because a SYN repeated in between would be steered.
         sock.close()
         key = self._own.pop(sock, None)
         if key is not None:
             self._own_map.delete(key)
 
     def counters(self) -> Mapping[int, Counters]:
-        return {port.port: self._count(port) for port in self._ports}
+        return self._past | {port.port: self._count(port) for port in self._ports}
 
     def stop(self) -> None:
         if self._link is not None:
             self._link.close()
             self._link = None
 
-    async def drained(self, timeout: float) -> bool:
+    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
         deadline = time.monotonic() + timeout
-        while any(queued(listener) for listener in self._listeners):
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.005)
-        return True
+        drain = Drain()
+        ports = self.counters().keys()
+        pause = _FIRST_PAUSE
+        with contextlib.closing(HandshakeList(self._netns)) as handshakes:
+            while not self._closed and time.monotonic() < deadline:
+                if drain.observe(handshakes.towards(ports), sum(map(queued, self._listeners))):
+                    return True
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        return False
 
     def close(self) -> None:
+        if self._closed:
+            return
         self.stop()
-        self._release()
-        self._netns.close()
-
-    def _release(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._object.close()
+        self._past = dict(self.counters())
+        self._ports = frozenset()
+        # The maps go; without a link nothing needs an exemption. Sockets not yet released are still the caller's.
+        self._own.clear()
+        self._closed = True
+        self._resources.close()
 
     def _count(self, port: SteeredPort) -> Counters:
         values = self._ports_map.lookup_per_cpu(layout.port_key(port), layout.COUNTERS_SIZE)
-        return Counters() if values is None else layout.counters(values)
+        now = Counters() if values is None else layout.counters(values)
+        past = self._past.get(port.port, Counters())
+        return Counters(*map(sum, zip(dataclasses.astuple(past), dataclasses.astuple(now), strict=True)))
 
 
 class SkLookup:
-    """The backend; holds the one lease of all its attachments."""
+    """The backend; holds the one lease of all its attachments.
+
+    Two attachments to one namespace, in one process or in two, don't fight: the newer takes over (see `takeover`).
+    """
 
     def __init__(self) -> None:
-        self._lease = libbpf.OwnedMap.array(layout.LEASE_MAP, 8, 1)
-        self._attachments: list[SkLookupAttachment] = []
+        """Raises TproxyError if this machine cannot do it; the program is tried for real."""
+        if not OBJECT.exists():
+            raise TproxyError(f"the kernel program {OBJECT} has not been compiled", "run `make bpf`")
+        try:
+            libbpf.library()
+        except OSError as error:
+            raise TproxyError(f"cannot load {libbpf.LIBRARY}: {error}", "run `apt install libbpf1`") from error
+        self._attachments: set[SkLookupAttachment] = set()
+        with _explained("steer with sk_lookup"):
+            self._lease = libbpf.OwnedMap.array(layout.LEASE_MAP, 8, 1)
+            try:
+                self._load().close()
+            except BaseException:
+                self._lease.close()
+                raise
 
     @property
     def name(self) -> str:
         return NAME
 
     def attach(self, netns: Netns, ports: Iterable[SteeredPort]) -> Attachment:
-        own = Netns(os.dup(netns.fileno()))
-        try:
-            attachment = SkLookupAttachment(own, self._lease, ports)
-        except BaseException:
-            own.close()
-            raise
-        self._attachments.append(attachment)
-        return attachment
+        """As the port says; `netns` stays the caller's, who may close it at once."""
+        with _explained(f"steer in the network namespace {netns.id.inode}"), contextlib.ExitStack() as undo:
+            inside = Netns(os.dup(netns.fileno()))
+            undo.callback(inside.close)
+            program = self._load()
+            undo.callback(program.close)
+            listeners = open_listeners(inside)
+            for listener in listeners:
+                undo.callback(listener.close)
+            attachment = SkLookupAttachment(inside, program, listeners)
+            attachment.set_ports(ports)
+            link = program.attach_netns(layout.PROGRAM, inside.fileno())
+            undo.callback(link.close)
+            take_over(inside, link)
+            self._attachments.add(attachment)
+            undo.callback(self._attachments.discard, attachment)
+            attachment.started(link, undo.pop_all())
+            return attachment
 
     def renew(self, seconds: float) -> None:
+        # CLOCK_MONOTONIC is what bpf_ktime_get_ns() reads.
         deadline = time.monotonic_ns() + int(seconds * 1e9)
         self._lease.update(layout.LEASE_KEY, layout.lease_value(deadline))
 
     def close(self) -> None:
-        for attachment in self._attachments:
+        for attachment in list(self._attachments):
             attachment.close()
-        self._attachments.clear()
         self._lease.close()
+
+    def _load(self) -> libbpf.Object:
+        """The program in the kernel, attached nowhere. Raises OSError."""
+        program = libbpf.Object(OBJECT)
+        try:
+            program.share(layout.LEASE_MAP, self._lease)
+            program.load()
+        except BaseException:
+            program.close()
+            raise
+        return program

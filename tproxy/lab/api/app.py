@@ -12,8 +12,8 @@ from aiohttp import web
 
 from tproxy.errors import DeniedError, TproxyError
 from tproxy.kube.errors import NotFoundError
-from tproxy.kube.port import PODS
-from tproxy.lab.api import authn, discovery, objects, portforward, request, watching
+from tproxy.kube.port import DEPLOYMENTS, PODS
+from tproxy.lab.api import authn, discovery, objects, portforward, request, reviews, watching
 from tproxy.lab.api.authn import User
 from tproxy.lab.api.errors import BadRequestError, status, status_of
 from tproxy.lab.api.request import RequestInfo
@@ -79,9 +79,8 @@ class _Server:
             return web.json_response(document)
         if info is None:
             raise NotFoundError("the server could not find the requested resource")
-        if info.verb == "create" and info.plural in ("selfsubjectaccessreviews", "selfsubjectreviews"):
-            answer = authn.access_review if "access" in info.plural else authn.subject_review
-            return web.json_response(answer(user, await objects.body(http)), status=201)
+        if info.verb == "create" and (answer := reviews.ANSWERS.get(info.resource)) is not None:
+            return web.json_response(answer(user, await objects.body(http, info.plural)), status=201)
         user.authorise(info)
         kind = self._kinds.get((info.group, info.version, info.plural))
         if kind is None:
@@ -96,7 +95,8 @@ class _Server:
             return await self._stream(portforward.serve(http, pod, self._dial_pod))
         if kind.resource == PODS and info.subresource == "log":
             return await self._stream(self._log(http, info))
-        if info.subresource and not (info.subresource == "status" and kind.status):
+        scalable = kind.resource == DEPLOYMENTS and info.subresource == "scale"
+        if info.subresource and not (info.subresource == "status" and kind.status) and not scalable:
             raise NotFoundError("the server could not find the requested resource")
         if info.verb == "watch":
             return await self._stream(watching.serve(http, self._store, kind, info.namespace))

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tproxy.errors import DeniedError
-from tproxy.kube.port import Object
 from tproxy.lab.api.errors import UnauthorizedError
 from tproxy.lab.api.request import RequestInfo
 
@@ -123,23 +122,3 @@ def authenticate(header: str, path_token: str, tokens: Mapping[str, User]) -> Us
         if hmac.compare_digest(known.encode(), token.strip().encode()):
             return user
     raise UnauthorizedError("Unauthorized")
-
-
-def access_review(user: User, body: Object) -> Object:
-    """Answer a SelfSubjectAccessReview."""
-    asked = body.get("spec", {}).get("resourceAttributes", {})
-    info = RequestInfo(
-        asked.get("verb", ""),
-        asked.get("group", ""),
-        asked.get("version", ""),
-        asked.get("resource", ""),
-        asked.get("namespace", ""),
-        asked.get("name", ""),
-        asked.get("subresource", ""),
-    )
-    return body | {"status": {"allowed": user.may(info)}}
-
-
-def subject_review(user: User, body: Object) -> Object:
-    """Answer a SelfSubjectReview."""
-    return body | {"status": {"userInfo": {"username": user.name, "groups": list(user.groups)}}}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tproxy.kube.port import Object, Resource
+from tproxy.kube.port import DEPLOYMENTS, PODS, SERVICES, Object, Resource
 from tproxy.lab.api.resources import Kind
 
 REVIEWS = (
@@ -17,7 +17,10 @@ VERSION = {"major": "1", "minor": "33", "gitVersion": "v1.33.0+tproxy.lab", "pla
 }
 
 _OBJECT_VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-_POD_SUBRESOURCES = {"log": ["get"], "portforward": ["create", "get"]}
+_SUBRESOURCES = {
+    PODS: {"log": ["get"], "portforward": ["create", "get"]},
+    DEPLOYMENTS: {"scale": ["get", "patch", "update"]},
+}
 
 
 def documents(kinds: Iterable[Kind]) -> Mapping[str, Object]:
@@ -65,10 +68,12 @@ def _resources(kind: Kind) -> Iterable[Object]:
         "kind": resource.kind,
         "verbs": ["create"] if review else _OBJECT_VERBS,
     }
-    yield entry | ({"shortNames": list(kind.short_names)} if kind.short_names else {})
+    categories = ["all"] if resource in (PODS, SERVICES, DEPLOYMENTS) else []
+    yield entry | {"shortNames": list(kind.short_names), "categories": categories}
     subresources = {"status": ["get", "patch", "update"]} if kind.status else {}
-    for name, verbs in (subresources | (_POD_SUBRESOURCES if resource.kind == "Pod" else {})).items():
-        yield entry | {"name": f"{resource.plural}/{name}", "singularName": "", "verbs": verbs}
+    for name, verbs in (subresources | _SUBRESOURCES.get(resource, {})).items():
+        scale = {"group": "autoscaling", "version": "v1", "kind": "Scale"} if name == "scale" else {}
+        yield entry | scale | {"name": f"{resource.plural}/{name}", "singularName": "", "verbs": verbs}
 
 
 def _openapi(prefix: str, kinds: Iterable[Kind]) -> Object:

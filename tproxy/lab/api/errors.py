@@ -1,5 +1,6 @@
 """Errors of the API server, and how the Kubernetes API words them: `Status` objects."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +37,7 @@ class Cause:
 
 def invalid_value(path: str, value: Any, why: str) -> Cause:
     """The cause most often needed."""
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
-    return Cause(path, "FieldValueInvalid", f"Invalid value: {shown[:256]}: {why}")
+    return Cause(path, "FieldValueInvalid", f"Invalid value: {json.dumps(value)[:256]}: {why}")
 
 
 class InvalidObjectError(InvalidError):

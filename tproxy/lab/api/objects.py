@@ -6,8 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
-from tproxy.kube.port import Object
-from tproxy.lab.api import patch, schema, table
+from tproxy.kube.port import NAMESPACES, Object
+from tproxy.lab.api import patch, protobuf, schema, table
 from tproxy.lab.api.errors import (
     BadRequestError,
     InvalidObjectError,
@@ -19,18 +19,20 @@ from tproxy.lab.api.request import RequestInfo
 from tproxy.lab.api.resources import Kind
 from tproxy.lab.api.store import Store
 
-_PATCHES: Mapping[str, Callable[[Any, Any], Any]] = {
+_PATCHES: Mapping[str, Callable[[Any, Any], Object]] = {
     "application/merge-patch+json": patch.merge,
     "application/strategic-merge-patch+json": patch.strategic_merge,
     "application/json-patch+json": patch.json_patch,
 }
 
 
-async def body(http: web.Request) -> Any:
-    """The decoded JSON body, an empty object if there is none."""
+async def body(http: web.Request, plural: str = "") -> Any:
+    """The decoded body, an empty object if there is none."""
     raw = await http.read()
     if not raw:
         return {}
+    if http.content_type == protobuf.CONTENT_TYPE:
+        return protobuf.decode(plural, raw)
     if not http.content_type.endswith("json"):
         raise UnsupportedMediaTypeError(f"the body of the request was in an unknown format: {http.content_type}")
     try:
@@ -43,13 +45,15 @@ async def answer(http: web.Request, store: Store, info: RequestInfo, kind: Kind)
     """Do what the request asks. Returns a body and an HTTP status code."""
     query, resource = http.query, kind.resource
     dry_run = query.get("dryRun") == "All"
+    if info.subresource == "scale":
+        return await _scale(http, store, info, kind, dry_run), 200
     match info.verb:
         case "list":
             return _list(http, store, info, kind), 200
         case "get":
             return table.renderer(http, kind)(store.get(resource, info.name, info.namespace)), 200
         case "create" if not info.name:
-            obj = _checked(info, kind, await body(http), query)
+            obj = _checked(info, kind, await body(http, info.plural), query)
             return store.create(resource, obj, info.namespace, dry_run), 201
         case "update":
             obj = _checked(info, kind, await body(http), query)
@@ -59,9 +63,10 @@ async def answer(http: web.Request, store: Store, info: RequestInfo, kind: Kind)
                 raise InvalidObjectError(resource, info.name, [why])
             return store.update(resource, obj, info.namespace, info.subresource, dry_run), 200
         case "patch":
-            change = await _change(http)
+            apply, content = _patch_of(http), await body(http)
             namespace, subresource = info.namespace, info.subresource
-            return store.modify(resource, info.name, change, namespace, subresource, dry_run), 200
+            new = store.modify(resource, info.name, lambda obj: apply(obj, content), namespace, subresource, dry_run)
+            return new, 200
         case "delete" if not info.subresource:
             return _delete(store, info, kind, info.name, await _options(http)), 200
         case "deletecollection":
@@ -108,12 +113,40 @@ def _checked(info: RequestInfo, kind: Kind, obj: Any, query: Mapping[str, str]) 
     return obj
 
 
-async def _change(http: web.Request) -> Callable[[Object], Object]:
+async def _scale(http: web.Request, store: Store, info: RequestInfo, kind: Kind, dry_run: bool) -> Object:
+    if info.verb == "get":
+        return _scale_of(store.get(kind.resource, info.name, info.namespace))
+    content = await body(http)
+    apply = _patch_of(http) if info.verb == "patch" else lambda _, new: new
+
+    def change(deployment: Object) -> Object:
+        scale: Object = apply(_scale_of(deployment), content)
+        spec = deployment["spec"] | {"replicas": scale.get("spec", {}).get("replicas", 0)}
+        return deployment | {"spec": spec}
+
+    return _scale_of(store.modify(kind.resource, info.name, change, info.namespace, dry_run=dry_run))
+
+
+def _scale_of(deployment: Object) -> Object:
+    metadata, selector = deployment["metadata"], deployment["spec"]["selector"]["matchLabels"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {key: metadata[key] for key in kept},
+        "spec": {"replicas": deployment["spec"]["replicas"]},
+        "status": {
+            "replicas": deployment.get("status", {}).get("replicas", 0),
+            "selector": ",".join(f"{key}={value}" for key, value in selector.items()),
+        },
+    }
+
+
+def _patch_of(http: web.Request) -> Callable[[Any, Any], Object]:
     apply = _PATCHES.get(http.content_type)
     if apply is None:
         raise UnsupportedMediaTypeError(f"the lab does not apply patches of type {http.content_type}")
-    content = await body(http)
-    return lambda obj: apply(obj, content)
+    return apply
 
 
 async def _options(http: web.Request) -> Object:
@@ -125,9 +158,11 @@ async def _options(http: web.Request) -> Object:
 
 def _delete(store: Store, info: RequestInfo, kind: Kind, name: str, options: Object) -> Object:
     preconditions = options.get("preconditions") or {}
+    if options.get("propagationPolicy") == "Orphan" or options.get("orphanDependents"):
+        raise BadRequestError("the lab deletes dependents in the background; it leaves no orphans")
     try:
         grace = options.get("gracePeriodSeconds")
-        grace = None if grace is None else max(int(grace), 0)
+        grace = None if grace is None or kind.resource == NAMESPACES else max(int(grace), 0)
     except (TypeError, ValueError) as error:
         raise BadRequestError("gracePeriodSeconds: a number is needed") from error
     gone = store.delete(

@@ -53,7 +53,7 @@ class _Table:
     objects: dict[Key, Object] = field(default_factory=dict)
     log: deque[Change] = field(default_factory=deque)
     floor: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    version: int = 0
 
 
 def now(after_seconds: int = 0) -> str:
@@ -84,6 +84,7 @@ class Store:
     def __init__(self, kinds: Iterable[Kind], history: int = 1024) -> None:
         self._tables = {kind.resource: _Table(kind) for kind in kinds}
         self._history = history
+        self._changed = asyncio.Event()
         self.version = 1
         self.admission: list[Admission] = []
 
@@ -220,7 +221,7 @@ class Store:
                                 yield Applied(copied(change.after))
                             elif known.pop(key_of(change.last), None) is not None:
                                 yield Removed(copied(change.last))
-                    await self.wait(resource, version)
+                    await self.wait([resource], version)
             except ExpiredError:
                 continue
 
@@ -236,11 +237,11 @@ class Store:
             found.append(change)
         return found[::-1]
 
-    async def wait(self, resource: Resource, after: int) -> None:
-        """Return once there is a change later than resource version `after`."""
-        table = self._table(resource)
-        while not table.log or table.log[-1].version <= after:
-            await table.changed.wait()
+    async def wait(self, resources: Iterable[Resource], after: int) -> None:
+        """Return once any of `resources` has a change later than resource version `after`."""
+        tables = [self._table(resource) for resource in resources]
+        while all(table.version <= after for table in tables):
+            await self._changed.wait()
 
     def _table(self, resource: Resource) -> _Table:
         if (table := self._tables.get(resource)) is None:
@@ -315,8 +316,9 @@ class Store:
             table.log.append(Change(self.version, before, None if ended else obj, obj))
             while len(table.log) > self._history:
                 table.floor = table.log.popleft().version
-            table.changed.set()
-            table.changed = asyncio.Event()
+            table.version = self.version
+            self._changed.set()
+            self._changed = asyncio.Event()
         stored: Object = copied(obj)
         return stored
 

@@ -33,7 +33,7 @@ async def serve(request: web.Request, store: Store, kind: Kind, namespace: str) 
         left = end - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(min(left, BOOKMARK_SECONDS)):
-                await store.wait(resource, stream.version)
+                await store.wait([resource], stream.version)
             lines = stream.changes()
         except TimeoutError:
             # A change may have come together with the time-out.

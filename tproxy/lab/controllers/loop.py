@@ -1,0 +1,55 @@
+"""How controllers run: look at everything, put it right, wait for a change, look again.
+
+A controller is a plain function of the store, so a pass can be tested without a loop. A lab holds few objects; looking
+at all of them is cheaper than remembering which ones changed, and it forgets nothing.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from tproxy.errors import TproxyError
+from tproxy.kube.port import DEPLOYMENTS, NODES, PODS, SERVICES, Resource
+from tproxy.lab.api.resources import ENDPOINTSLICES
+from tproxy.lab.api.store import Store
+from tproxy.lab.controllers import deployments, endpointslices, garbage, scheduler
+from tproxy.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A pass over the store, and the resources whose changes call for another one."""
+
+    name: str
+    reconcile: Callable[[Store], None]
+    watches: Collection[Resource]
+
+
+def controllers(store: Store) -> list[Controller]:
+    """All controllers of the lab."""
+    return [
+        Controller("deployments", deployments.reconcile, (DEPLOYMENTS, PODS)),
+        Controller("scheduler", scheduler.reconcile, (PODS, NODES)),
+        Controller("endpointslices", endpointslices.reconcile, (SERVICES, PODS, ENDPOINTSLICES)),
+        Controller("garbage", garbage.reconcile, [kind.resource for kind in store.kinds]),
+    ]
+
+
+def start(store: Store, tasks: Tasks) -> None:
+    """Run every controller in the background until `tasks` are closed."""
+    for controller in controllers(store):
+        tasks.start(run(store, controller), controller.name)
+
+
+async def run(store: Store, controller: Controller) -> None:
+    """Run one controller for ever."""
+    while True:
+        version = store.version
+        try:
+            controller.reconcile(store)
+        except TproxyError:
+            # Somebody's object makes no sense to us; the next change may mend it.
+            log.exception("controller pass failed", extra={"controller": controller.name})
+        await store.wait(controller.watches, version)

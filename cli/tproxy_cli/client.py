@@ -29,8 +29,14 @@ START_SECONDS = 10.0
 STOP_SECONDS = 10.0
 """How long the daemon may take from its last answer until it has ended."""
 
-ANSWER_SECONDS = 15.0
-"""How long the daemon may be silent before it counts as hung."""
+CONNECT_SECONDS = 2.0
+"""How long the daemon may take to accept a connection: it does nothing else before."""
+
+VERSION_SECONDS = 5.0
+"""How long the daemon may take for the simplest question before it counts as hung."""
+
+ANSWER_SECONDS = 30.0
+"""How long the daemon may be silent while it asks the cluster."""
 
 LINE_LIMIT = 16 * 1024 * 1024
 """Longest line of an answer in bytes."""
@@ -71,7 +77,7 @@ class Daemon:
     def running(self) -> bool:
         """Whether a daemon listens. A hung one does."""
         try:
-            _connect(1.0).close()
+            _connect().close()
         except NotRunningError:
             return False
         return True
@@ -89,7 +95,8 @@ class Daemon:
             self._check_version()
         from http.client import HTTPConnection, HTTPException
 
-        with _connect(seconds) as connected:
+        with _connect() as connected:
+            connected.settimeout(seconds)
             connection = HTTPConnection("tproxy")
             connection.sock = connected
             try:
@@ -112,7 +119,7 @@ class Daemon:
 
     def version(self) -> str:
         """The running daemon's version. Raises like `call`."""
-        return str(self.call("/v1/version", seconds=5.0)["version"])
+        return str(self.call("/v1/version", seconds=VERSION_SECONDS)["version"])
 
     def ensure_running(self) -> None:
         """Start the daemon unless one listens. Raises TproxyError with the end of its log if it cannot."""
@@ -167,6 +174,8 @@ class Daemon:
         while line := response.readline(LINE_LIMIT):
             try:
                 event = json.loads(line)
+                if not isinstance(event, dict):
+                    raise ValueError("no JSON object")
             except ValueError as error:
                 raise TproxyError(
                     f"the tproxy daemon answered something else than JSON (HTTP status {response.status})",
@@ -186,10 +195,10 @@ class Daemon:
         )
 
 
-def _connect(seconds: float) -> socket.socket:
+def _connect() -> socket.socket:
     path = paths.socket_path()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(seconds)
+    connection.settimeout(CONNECT_SECONDS)
     try:
         connection.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -209,7 +218,7 @@ def _connect(seconds: float) -> socket.socket:
 def _silent(connection: socket.socket, seconds: float) -> SilentError:
     pid = peer_pid(connection)
     return SilentError(
-        f"the tproxy daemon{f' (process {pid})' if pid else ''} has not answered for {seconds:.0f} s",
+        f"the tproxy daemon{f' (process {pid})' if pid else ''} has not answered for {seconds:g} s",
         f"end it with `kill -9 {pid or 'PID'}` (the pods' own apps take over), then run the command again",
     )
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -28,6 +28,9 @@ COMMANDS = {
     "version": "Show the versions of all parts.",
 }
 """The commands and what they do in a line, so that help and completion need not import them."""
+
+COMPLETION_VARIABLE = "_TPROXY_COMPLETE"
+"""Set by the shells' completion scripts."""
 
 BROKEN_PIPE = 141
 """Exit status if the reader of our output went away: what a shell shows for SIGPIPE."""
@@ -87,13 +90,6 @@ class Commands(click.Group):
             CompletionItem(name, help=what) for name, what in sorted(COMMANDS.items()) if name.startswith(incomplete)
         ]
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Ctrl-C gets its own name before click prints an empty line among the JSON lines."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            raise explain(interrupt) from interrupt
-
 
 @click.group(
     cls=Commands,
@@ -116,16 +112,22 @@ def run(args: list[str], prog_name: str = "tproxy") -> int:
     """Run one command and return its exit status. Whatever goes wrong is told on stderr, never as a traceback."""
     console = Console()
     try:
-        result = tproxy.main(args, prog_name, standalone_mode=False, obj=console)
+        if instruction := os.environ.get(COMPLETION_VARIABLE):
+            from click.shell_completion import shell_complete
+
+            return shell_complete(tproxy, {}, prog_name, COMPLETION_VARIABLE, instruction)
+        # Not tproxy.main(), which has its own ideas of Ctrl-C and closed pipes.
+        with tproxy.make_context(prog_name, args, obj=console) as ctx:
+            tproxy.invoke(ctx)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         console.out(error.ctx.get_help())
         return 0
+    except BrokenPipeError:
+        return BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:
         told = explain(error)
         console.fail(told)
@@ -134,14 +136,23 @@ def run(args: list[str], prog_name: str = "tproxy") -> int:
         console.clear()
 
 
+def _exit(status: int) -> NoReturn:
+    """End the process. What stdout could not take is dropped, or the interpreter's last flush would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(status)
+
+
 def main() -> None:
     """Entry point of `tproxy`."""
-    sys.exit(run(sys.argv[1:]))
+    _exit(run(sys.argv[1:]))
 
 
 def kubectl_main() -> None:
     """Entry point of `kubectl tproxy`."""
-    sys.exit(run(sys.argv[1:], "kubectl tproxy"))
+    _exit(run(sys.argv[1:], "kubectl tproxy"))
 
 
 def kubectl_complete_main() -> None:

@@ -33,6 +33,14 @@ class Command(click.Command):
             extra.setdefault("default_map", config.load())
         return super().make_context(info_name, args, parent, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; mistakes that click finds before it has the context are given it, so that the hint names us."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
 
 def command(**settings: Any) -> Callable[[Function], Command]:
     """Make a `Command` of a function that takes a `Console` first. `-v`, `--progress`, `--color` are added."""

@@ -23,9 +23,7 @@ def runtime_dir() -> Path:
     `$XDG_RUNTIME_DIR` counts only if it is a directory of this user that can be written: under `sudo` and `su`
     it often still names another user's. Raises TproxyError if ours cannot be made, or is not ours alone.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    shared = Path(f"/tmp/tproxy-{os.getuid()}")  # noqa: S108 -- _private_directory checks whose it is
-    directory = Path(base) / "tproxy" if _is_own_directory(base) else shared
+    directory = _runtime_path()
     if len(os.fsencode(directory / "daemon.sock")) > SOCKET_PATH_LIMIT:
         raise TproxyError(
             f"the path {directory} is too long for a unix socket",
@@ -64,6 +62,13 @@ def config_path() -> Path:
     if explicit := os.environ.get("TPROXY_CONFIG"):
         return Path(explicit)
     return _xdg("XDG_CONFIG_HOME", ".config") / "tproxy" / "config.yaml"
+
+
+def _runtime_path() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if _is_own_directory(base):
+        return Path(base) / "tproxy"
+    return Path(f"/tmp/tproxy-{os.getuid()}")  # noqa: S108 -- _private_directory checks whose it is
 
 
 def _state_path() -> Path:

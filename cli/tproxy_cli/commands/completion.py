@@ -22,10 +22,12 @@ def completion(console: Console, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
+    from tproxy_cli.main import COMPLETION_VARIABLE
+
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 -- the type of `shell` lists what there is
     root = click.get_current_context().find_root().command
-    console.out(made(root, {}, "tproxy", "_TPROXY_COMPLETE").source().rstrip("\n"))
+    console.out(made(root, {}, "tproxy", COMPLETION_VARIABLE).source().rstrip("\n"))
 
 
 def kubectl_answer(root: click.Command, words: list[str]) -> str:

@@ -27,9 +27,14 @@ class Console:
         self._progress: Progress | None = None
 
     def out(self, text: str) -> None:
-        """Write a result to stdout."""
+        """Write a result to stdout. Raises BrokenPipeError if nobody reads it any more."""
         self.clear()
-        click.echo(text, color=True)
+        try:
+            click.echo(text, color=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise TproxyError(f"cannot write the result: {error.strerror}", "see where stdout leads") from error
 
     def progress(self, text: str) -> None:
         """Say what is being done now."""

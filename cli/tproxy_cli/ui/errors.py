@@ -3,6 +3,7 @@
 import os
 import re
 import traceback
+from collections.abc import Sequence
 
 import click
 
@@ -68,7 +69,7 @@ def _explain_usage(error: click.ClickException) -> TproxyError:
         hint = _did_you_mean([f"{path} {name}" for name in error.possibilities or []]) or hint
     elif isinstance(error, click.NoSuchOption):
         message = f"{path} has no option {error.option_name}"
-        hint = _did_you_mean(error.possibilities or []) or hint
+        hint = _did_you_mean(_similar(error.option_name, error.possibilities or [])) or hint
     elif isinstance(error, click.MissingParameter) and error.param is not None:
         message = f"{error.param.human_readable_name} is missing"
         usage = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else path
@@ -94,5 +95,13 @@ def _origin(param: click.Parameter, ctx: click.Context | None) -> str:
     return name
 
 
-def _did_you_mean(names: list[str]) -> str:
+def _similar(option: str, others: Sequence[str]) -> list[str]:
+    """Those of `others` that are like `option` without counting the dashes, which make all options alike."""
+    import difflib
+
+    names = {other.lstrip("-"): other for other in others}
+    return [names[name] for name in difflib.get_close_matches(option.lstrip("-"), names)]
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
     return "did you mean " + " or ".join(f"`{name}`" for name in names) + "?" if names else ""

@@ -40,7 +40,11 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod. `addresses` are its numeric IPs, `phase` is `status.phase`, `ready` its Ready condition."""
+    """A pod. `addresses` are its numeric IPs, `phase` is `status.phase`, `ready` its Ready condition.
+
+    `container_ids` are those of its containers now, without their scheme; `config_hash` is what a static pod's cgroup
+    is called by instead of the UID.
+    """
 
     namespace: str
     name: str
@@ -55,6 +59,8 @@ class Pod:
     containers: tuple[Container, ...] = ()
     ready: bool = False
     deleting: bool = False
+    container_ids: tuple[str, ...] = ()
+    config_hash: str = ""
 
     @property
     def running(self) -> bool:
@@ -86,6 +92,12 @@ class Pod:
                 for item in status.parts("conditions", 1024)
             ),
             deleting="deletionTimestamp" in metadata,
+            container_ids=tuple(
+                item.text("containerID").rpartition("://")[2]
+                for item in status.parts("containerStatuses", _MAX_CONTAINERS)
+                if "containerID" in item
+            ),
+            config_hash=metadata.optional("annotations").text("kubernetes.io/config.hash", ""),
         )
 
 

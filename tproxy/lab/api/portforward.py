@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 
-from aiohttp import ClientConnectionResetError, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from tproxy.kube.port import Object
 from tproxy.lab.api.errors import BadRequestError
@@ -45,47 +45,72 @@ async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamRespons
     if not ws.can_prepare(http):
         raise BadRequestError("Upgrade request required: the lab forwards ports over WebSockets only")
     await ws.prepare(http)
-    metadata = pod["metadata"]
-    try:
-        for channel, port in enumerate(port for port in ports for _ in ("data", "error")):
-            await ws.send_bytes(bytes((channel,)) + port.to_bytes(2, "little"))
-        await _forward(ws, dial, metadata["namespace"], metadata["name"], ports)
-    except (ClientConnectionResetError, ConnectionResetError):
-        return ws
-    await ws.close()
+    forward = _Forward(ws, pod["metadata"]["namespace"], pod["metadata"]["name"], ports)
+    with contextlib.suppress(ConnectionResetError):  # the client has gone
+        await forward.run(dial)
+        await ws.close()
     return ws
 
 
-async def _forward(ws: web.WebSocketResponse, dial: Dial, namespace: str, pod: str, ports: list[int]) -> None:
-    """Connect each port and pump until the client or all ports have ended."""
-    pod_sockets: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as stack:
-        for channel, port in enumerate(ports):
-            try:
-                pod_sockets[2 * channel] = stack.enter_context(await dial(namespace, pod, port))
-            except OSError as error:
-                text = f"error forwarding port {port} to pod {pod}: failed to connect: {error}"
-                await ws.send_bytes(bytes((2 * channel + 1,)) + text.encode())
-        tasks = Tasks(f"port-forward {namespace}/{pod}")
-        ends = [tasks.start(_to_client(ws, channel, sock), str(channel)) for channel, sock in pod_sockets.items()]
-        from_client = tasks.start(_to_pod(ws, pod_sockets), "client")
+class _Forward:
+    """One WebSocket and the pod's sockets behind it, by data channel.
+
+    Nothing is queued here: each direction reads on only when the other side has taken what was read before.
+    """
+
+    def __init__(self, ws: web.WebSocketResponse, namespace: str, pod: str, ports: list[int]) -> None:
+        self._ws = ws
+        self._namespace = namespace
+        self._pod = pod
+        self._ports = ports
+        self._sockets: dict[int, socket.socket] = {}
+
+    async def run(self, dial: Dial) -> None:
+        """Connect each port and pump until the client or every port has ended."""
+        tasks = Tasks(f"port-forward to {self._namespace}/{self._pod}")
+        for index, port in enumerate(self._ports):
+            for channel in (2 * index, 2 * index + 1):
+                await self._ws.send_bytes(bytes((channel,)) + port.to_bytes(2, "little"))
         try:
-            if ends:
-                await asyncio.wait([asyncio.gather(*ends), from_client], return_when=asyncio.FIRST_COMPLETED)
+            for index, port in enumerate(self._ports):
+                try:
+                    self._sockets[2 * index] = await dial(self._namespace, self._pod, port)
+                except OSError as error:
+                    await self._fail(2 * index, f"failed to connect to localhost:{port} in the pod", error)
+            if self._sockets:
+                to_client = [tasks.start(self._to_client(*item), "to client") for item in self._sockets.items()]
+                ends = tasks.start(asyncio.wait(to_client), "pod"), tasks.start(self._to_pod(), "to pod")
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await tasks.close()
+            for pod_socket in self._sockets.values():
+                pod_socket.close()
 
+    async def _to_pod(self) -> None:
+        loop = asyncio.get_running_loop()
+        async for message in self._ws:
+            if message.type is not WSMsgType.BINARY or not message.data:
+                continue
+            pod_socket = self._sockets.get(message.data[0])
+            if pod_socket is not None:
+                # A pod that takes nothing more says so where it is read: `_to_client` ends the port.
+                with contextlib.suppress(OSError):
+                    await loop.sock_sendall(pod_socket, memoryview(message.data)[1:])
 
-async def _to_pod(ws: web.WebSocketResponse, pod_sockets: dict[int, socket.socket]) -> None:
-    loop = asyncio.get_running_loop()
-    async for message in ws:
-        if message.type is not WSMsgType.BINARY or not message.data:
-            continue
-        if (pod_socket := pod_sockets.get(message.data[0])) is not None:
-            await loop.sock_sendall(pod_socket, memoryview(message.data)[1:])
+    async def _to_client(self, channel: int, pod_socket: socket.socket) -> None:
+        loop, prefix = asyncio.get_running_loop(), bytes((channel,))
+        with contextlib.suppress(ConnectionResetError):  # of the client; the pod's errors are told to it
+            while data := await self._read(loop.sock_recv(pod_socket, CHUNK_BYTES), channel):
+                await self._ws.send_bytes(prefix + data)
 
+    async def _read(self, reading: Awaitable[bytes], channel: int) -> bytes:
+        try:
+            return await reading
+        except OSError as error:
+            await self._fail(channel, "lost the connection to the pod", error)
+            return b""
 
-async def _to_client(ws: web.WebSocketResponse, channel: int, pod_socket: socket.socket) -> None:
-    loop, prefix = asyncio.get_running_loop(), bytes((channel,))
-    while data := await loop.sock_recv(pod_socket, CHUNK_BYTES):
-        await ws.send_bytes(prefix + data)
+    async def _fail(self, channel: int, what: str, error: OSError) -> None:
+        port, why = self._ports[channel // 2], error.strerror or str(error)
+        text = f"error forwarding port {port} to pod {self._namespace}/{self._pod}: {what}: {why.lower()}"
+        await self._ws.send_bytes(bytes((channel + 1,)) + text.encode())

@@ -111,7 +111,9 @@ class Store:
             metadata["namespace"] = self._admitted_namespace(namespace or metadata.get("namespace") or "default")
         else:
             metadata.pop("namespace", None)
-        if not metadata.get("name") and metadata.get("generateName"):
+        if not metadata.get("generateName"):
+            metadata.pop("generateName", None)
+        elif not metadata.get("name"):
             metadata["name"] = metadata["generateName"] + suffix()
         name = metadata.get("name") or ""
         if not isinstance(name, str) or not _NAME.fullmatch(name):

@@ -52,6 +52,7 @@ class TunnelServer(Generic[IdentityT]):
         self._unauthenticated = 0
         self._endpoints: set[Endpoint] = set()
         self._refusals = RefusalLog(log)
+        self.refused = 0  # streams, since the start
 
     async def start(self, host: str, port: int) -> int:
         """Listen on a loopback address; returns the port. Raises `ClusterError` when the address is taken."""
@@ -115,6 +116,7 @@ class TunnelServer(Generic[IdentityT]):
     async def _refuse(
         self, context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, reason: str
     ) -> None:
+        self.refused += 1
         self._refusals.note(context.peer(), reason)
         await context.abort(code, reason)
 

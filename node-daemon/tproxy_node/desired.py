@@ -1,0 +1,182 @@
+"""What the node's pods should look like: which ports go to which intercept, and what to tell each intercept's owner.
+
+Pure: everything known comes in as a `View`, the answer is a value.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tproxy.model.conflict import Claim, decide
+from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStatus, PodStatus
+from tproxy.model.pod import Pod, Service
+from tproxy.model.session import Session
+from tproxy.model.workload import matches
+from tproxy.netns.refusal import refusal
+
+_SEVERITY = (NodeState.READY, NodeState.PENDING, NodeState.CONFLICTED, NodeState.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where connections to one port of a pod go. `intercept` and `session` are UIDs, `name` is for people."""
+
+    intercept: str
+    session: str
+    name: str
+
+
+Routes = Mapping[int, Route]
+"""By port of the pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a pod could not be steered at the last attempt; the next one is not due yet."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the daemon knows.
+
+    `pods` are those of this node, `chains` their owners by pod UID (kind and name, nearest first), `live` the UIDs of
+    Sessions with a stream, `steered` the routes in force and `failures` the pods to leave alone for now, by pod UID.
+    """
+
+    pods: Sequence[Pod] = ()
+    chains: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    services: Sequence[Service] = ()
+    sessions: Sequence[Session] = ()
+    intercepts: Sequence[Intercept] = ()
+    live: frozenset[str] = frozenset()
+    steered: Mapping[str, Routes] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """`routes` by pod UID, for pods that should be steered; `statuses` by intercept UID, for those with pods here."""
+
+    routes: Mapping[str, Routes]
+    statuses: Mapping[str, NodeStatus]
+
+
+def desire(view: View) -> Desired:
+    """Settle every pod of the node. Statuses say Ready only of what is in force already."""
+    sessions = {session.uid: session for session in view.sessions}
+    intercepts = [intercept for intercept in view.intercepts if not intercept.deleting]
+    routes: dict[str, Routes] = {}
+    reports: dict[str, list[PodStatus]] = {}
+    for pod in view.pods:
+        if pod.phase in ("Succeeded", "Failed") or (pod.deleting and pod.uid not in view.steered):
+            continue  # such a pod gets no connections any more
+        wanting = [intercept for intercept in intercepts if _targets(intercept, pod, view)]
+        claims: list[Claim] = []
+        for intercept in wanting:
+            session = sessions.get(intercept.session_uid)
+            obstacle = _obstacle(intercept, pod, session)
+            if obstacle is not None:
+                reports.setdefault(intercept.uid, []).append(_report(pod, *obstacle))
+            elif session is not None:
+                claims.append(_claim(intercept, session, pod, view))
+        pod_routes, verdicts = _settle(claims, pod, view)
+        if pod_routes:
+            routes[pod.uid] = pod_routes
+        for uid, verdict in verdicts.items():
+            reports.setdefault(uid, []).append(verdict)
+    return Desired(routes, {uid: _summary(pods) for uid, pods in reports.items()})
+
+
+def _targets(intercept: Intercept, pod: Pod, view: View) -> bool:
+    return intercept.namespace == pod.namespace and matches(
+        intercept.target, pod, view.chains.get(pod.uid, ()), view.services
+    )
+
+
+def _obstacle(intercept: Intercept, pod: Pod, session: Session | None) -> tuple[NodeState, str, str] | None:
+    """Why this pod cannot be steered for this intercept whatever happens, or not yet; None if it can."""
+    if intercept.match is not None:
+        return (
+            NodeState.REFUSED,
+            "MatchUnsupported",
+            "this node daemon intercepts whole ports only, not single requests",
+        )
+    for port in intercept.ports:
+        if port.protocol != "TCP":
+            message = f"port {port.port}/{port.protocol}: this node daemon intercepts TCP only"
+            return NodeState.REFUSED, "ProtocolUnsupported", message
+    unreachable = refusal(pod.host_network, pod.runtime_class)
+    if unreachable is not None:
+        return NodeState.REFUSED, unreachable.reason, unreachable.message
+    if session is None:
+        return NodeState.PENDING, "NoSession", "the Session that this intercept belongs to does not exist"
+    if pod.phase != "Running" or not pod.addresses:
+        return NodeState.PENDING, "PodNotRunning", "the pod has not started yet"
+    return None
+
+
+def _claim(intercept: Intercept, session: Session, pod: Pod, view: View) -> Claim:
+    steered = view.steered.get(pod.uid, {})
+    return Claim(
+        intercept=intercept,
+        session=session,
+        live=session.uid in view.live,
+        holding=any(route.intercept == intercept.uid for route in steered.values()),
+    )
+
+
+def _settle(claims: Sequence[Claim], pod: Pod, view: View) -> tuple[Routes, dict[str, PodStatus]]:
+    """The pod's routes, and a verdict per intercept. An intercept gets all of its ports or none."""
+    losers = decide(claims).losers
+    routes: dict[int, Route] = {}
+    verdicts: dict[str, PodStatus] = {}
+    for claim in claims:
+        intercept = claim.intercept
+        lost = losers.get(intercept.uid)
+        if lost is not None:
+            port, winner = min(lost.items(), key=lambda item: item[0])
+            # Behind an owner who is away too, nothing is decided yet: whoever connects first gets the port.
+            if claim.live or winner.live:
+                verdicts[intercept.uid] = _report(pod, NodeState.CONFLICTED, "PortTaken", _conflict(port, winner))
+                continue
+        if not claim.live:
+            verdicts[intercept.uid] = _report(
+                pod, NodeState.PENDING, "NoTunnel", "no tunnel from the laptop to this node"
+            )
+            continue
+        route = Route(intercept.uid, claim.session.uid, f"{intercept.namespace}/{intercept.name}")
+        routes.update({port.port: route for port in intercept.ports})
+        verdicts[intercept.uid] = _progress(intercept, route, pod, view)
+    return routes, verdicts
+
+
+def _conflict(port: InterceptPort, winner: Claim) -> str:
+    owner = winner.session.user or "somebody"
+    if winner.session.host:
+        owner += f" on {winner.session.host}"
+    created = winner.intercept.created
+    since = f" since {created.isoformat(timespec='seconds')}" if created is not None else ""
+    return f"port {port.port} is intercepted by {winner.intercept.name} of {owner}{since}"
+
+
+def _progress(intercept: Intercept, route: Route, pod: Pod, view: View) -> PodStatus:
+    steered = view.steered.get(pod.uid, {})
+    if all(steered.get(port.port) == route for port in intercept.ports):
+        return _report(pod, NodeState.READY)
+    failure = view.failures.get(pod.uid)
+    if failure is not None:
+        return _report(pod, NodeState.PENDING, failure.reason, failure.message)
+    return _report(pod, NodeState.PENDING, "Attaching", "steering is being set up")
+
+
+def _report(pod: Pod, state: NodeState, reason: str = "", message: str = "") -> PodStatus:
+    return PodStatus(pod.name, pod.uid, state, reason, message)
+
+
+def _summary(pods: Sequence[PodStatus]) -> NodeStatus:
+    """The node's entry: as bad as its worst pod, whose reason it repeats."""
+    ordered = tuple(sorted(pods, key=lambda pod: (pod.name, pod.uid)))
+    worst = max(ordered, key=lambda pod: _SEVERITY.index(pod.state))
+    return NodeStatus(worst.state, worst.reason, worst.message, ordered)

@@ -1,0 +1,166 @@
+"""Wires the node daemon together, and takes it apart again in order."""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import uvloop
+
+from tproxy.errors import ClusterError, TproxyError
+from tproxy.kube.api import ApiCluster
+from tproxy.kube.config import load
+from tproxy.rpc.server import TunnelServer
+from tproxy.steer.port import Steering
+from tproxy.steer.sk_lookup import SkLookup
+from tproxy.version import VERSION
+from tproxy_node import logs, metrics, options, privileges
+from tproxy_node.http import HttpServer
+from tproxy_node.lease import Lease
+from tproxy_node.mirror import Mirror
+from tproxy_node.options import Options
+from tproxy_node.owners import Owners
+from tproxy_node.places import Places
+from tproxy_node.reconcile import Parts, Reconciler
+from tproxy_node.relay import Limits, Relay
+from tproxy_node.sessions import Identity, Sessions
+from tproxy_node.status import StatusWriter
+
+log = logging.getLogger(__name__)
+
+SPARE_DESCRIPTORS = 1024
+DETACH_SECONDS = 1.5
+STATUS_SECONDS = 1.5
+FINISH_SECONDS = 1.5
+"""Together less than the 5 s that the kubelet grants."""
+
+
+class Daemon:
+    """All parts, made in a running loop."""
+
+    def __init__(self, options: Options, descriptors: int) -> None:
+        self._options = options
+        self._stopping = False
+        self._cluster = ApiCluster(load(options.kubeconfig))
+        self._sessions = Sessions(self._cluster, self._changed)
+        self._mirror = Mirror(options.node, self._changed, self._sessions.applied, self._sessions.removed)
+        total = min(Limits().total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
+        self._relay = Relay(self._sessions.pick, Limits(total=total))
+        self._statuses = StatusWriter(self._cluster, options.node)
+        self._owners = Owners(self._cluster, self._changed)
+        self._steering = _open_steering()
+        self._lease = Lease(self._steering)
+        self._reconciler = Reconciler(
+            Parts(
+                mirror=self._mirror,
+                sessions=self._sessions,
+                owners=self._owners,
+                steering=self._steering,
+                places=Places(options.proc),
+                relay=self._relay,
+                statuses=self._statuses,
+            )
+        )
+        self._server = TunnelServer[Identity](options.node, self._sessions.authenticate, self._sessions.add)
+        self._metrics = metrics.Metrics(
+            metrics.Sources(
+                sessions=self._sessions,
+                relay=self._relay,
+                reconciler=self._reconciler,
+                lease=self._lease,
+                refused=lambda: self._server.refused,
+                backend=self._steering.name,
+            )
+        )
+        self._http = HttpServer(self._unready, self._metrics.render, metrics.CONTENT_TYPE)
+
+    def _changed(self) -> None:
+        self._reconciler.poke()
+
+    def _unready(self) -> str:
+        if self._stopping:
+            return "stopping"
+        missing = self._mirror.missing
+        return f"waiting for the API server to list {missing}" if missing else ""
+
+    async def start(self) -> None:
+        """Listen, watch, steer. Raises `TproxyError`."""
+        http, grpc = self._options.http, self._options.grpc
+        await self._http.start(http.host, http.port)
+        port = await self._server.start(grpc.host, grpc.port)
+        self._sessions.start()
+        self._reconciler.start()
+        self._mirror.start(self._cluster)
+        log.info(
+            "node daemon %s serves",
+            VERSION,
+            extra={"node": self._options.node, "backend": self._steering.name, "port": port},
+        )
+
+    async def stop(self) -> None:
+        """Give everything back."""
+        self._stopping = True
+        await self._mirror.close()
+        await _at_most(DETACH_SECONDS, self._reconciler.stop())
+        await _at_most(STATUS_SECONDS, self._statuses.settle())
+        await _at_most(FINISH_SECONDS, self._relay.idle())
+        await self._statuses.close()
+        await self._owners.close()
+        await self._server.stop()
+        await self._sessions.close()
+        await self._relay.close()
+        self._lease.close()
+        self._steering.close()
+        await self._http.close()
+        await self._cluster.close()
+
+
+def _open_steering() -> Steering:
+    try:
+        return SkLookup()
+    except TproxyError as error:
+        # Whatever is missing, this node cannot do its part.
+        raise ClusterError(error.message, error.hint) from error
+
+
+async def _at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        log.warning("stopping goes on without waiting for %s", work)
+
+
+async def serve(options: Options, descriptors: int) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    daemon = Daemon(options, descriptors)
+    await daemon.start()
+    # What is loaded by now stays: the collector need not look at it again, nor fork copies of its pages be made.
+    gc.collect()
+    gc.freeze()
+    await stop.wait()
+    log.info("stopping")
+    await daemon.stop()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The entry point; returns the exit code."""
+    chosen = options.parse(arguments)
+    logs.configure(chosen.log_level, chosen.log_format)
+    try:
+        privileges.require()
+        descriptors = privileges.raise_descriptor_limit()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(chosen, descriptors))
+    except TproxyError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    return 0

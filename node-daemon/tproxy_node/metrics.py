@@ -1,0 +1,126 @@
+"""Prometheus metrics, read from the daemon's own counters when somebody asks.
+
+Label values come from fixed sets; nothing is labelled by pod, intercept, session or user, of which there is no end.
+"""
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from tproxy.version import VERSION
+from tproxy_node.lease import Lease
+from tproxy_node.reconcile import Reconciler
+from tproxy_node.relay import Relay
+from tproxy_node.sessions import Sessions
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+OUTCOMES = ("laptop", "app_left", "app_limit", "app_no_tunnel")
+PLACES = ("laptop", "app")
+VERDICTS = ("steered", "own", "lease_expired", "no_listener")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the figures are. `refused` says how many streams were refused, `backend` is the steering backend's name."""
+
+    sessions: Sessions
+    relay: Relay
+    reconciler: Reconciler
+    lease: Lease
+    refused: Callable[[], int]
+    backend: str
+
+
+class Metrics:
+    """Renders everything on demand."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """The text of `/metrics`."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        sources = self._sources
+        yield _gauge(
+            "tproxy_build",
+            "What runs here.",
+            {(VERSION, platform.python_version(), sources.backend): 1},
+            ("version", "python", "backend"),
+        )
+        yield _gauge("tproxy_tunnels", "Open streams to laptops.", {(): len(sources.sessions.streams())})
+        received, sent = sources.sessions.carried()
+        yield _counter(
+            "tproxy_tunnel_bytes",
+            "Bytes carried by streams.",
+            {("received",): received, ("sent",): sent},
+            ("direction",),
+        )
+        yield _counter("tproxy_tunnels_refused", "Streams refused before WELCOME.", {(): sources.refused()})
+        relay = sources.relay
+        yield _counter(
+            "tproxy_connections",
+            "Connections taken over, by where they went and why.",
+            {(outcome,): relay.opened[outcome] for outcome in OUTCOMES},
+            ("outcome",),
+        )
+        yield _gauge(
+            "tproxy_connections_active",
+            "Connections open now.",
+            {(place,): relay.active[place] for place in PLACES},
+            ("place",),
+        )
+        yield _counter(
+            "tproxy_connections_reset",
+            "Connections reset towards the client, by reason.",
+            {(reason,): count for reason, count in sorted(relay.resets.items())},
+            ("reason",),
+        )
+        yield _gauge("tproxy_full", "1 while the limit of connections is reached.", {(): int(relay.full)})
+        verdicts = relay.verdicts()
+        yield _counter(
+            "tproxy_kernel_lookups",
+            "New connections to intercepted ports, by what the kernel program did.",
+            {(verdict,): verdicts[verdict] for verdict in VERDICTS},
+            ("verdict",),
+        )
+        yield _gauge("tproxy_pods_steered", "Pods steered now.", {(): sources.reconciler.steered})
+        yield _counter(
+            "tproxy_reconcile_errors",
+            "Steps that failed.",
+            {(op,): count for op, count in sources.reconciler.errors.items()},
+            ("op",),
+        )
+        yield _gauge(
+            "tproxy_lease_worst_delay_seconds",
+            "By how much a renewal of the steering lease was late, at most.",
+            {(): sources.lease.worst_delay},
+        )
+
+
+def _gauge(
+    name: str, help_text: str, values: dict[tuple[str, ...], float], labels: tuple[str, ...] = ()
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family
+
+
+def _counter(
+    name: str, help_text: str, values: dict[tuple[str, ...], float], labels: tuple[str, ...] = ()
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help_text, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family

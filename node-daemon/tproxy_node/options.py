@@ -1,0 +1,84 @@
+"""The daemon's command line."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tproxy.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A numeric address and port to listen on."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for."""
+
+    node: str
+    kubeconfig: str | None
+    proc: Path
+    grpc: Listen
+    http: Listen
+    log_level: str
+    log_format: str
+
+
+def _listen(text: str) -> Listen:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT")
+    return Listen(host.strip("[]"), int(port))
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Options:
+    """Read the command line; leaves with status 2 and a usage line if it makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tproxy_node", description="Steers the intercepted pods of one Kubernetes node."
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument(
+        "--node",
+        default=environ.get("NODE_NAME", ""),
+        help="name of the Node object (default: $NODE_NAME)",
+    )
+    parser.add_argument("--kubeconfig", help="kubeconfig file (default: the pod's service account)")
+    parser.add_argument(
+        "--proc", type=Path, default=Path("/proc"), help="where the host's /proc is mounted (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grpc",
+        type=_listen,
+        default="127.0.0.1:4770",
+        metavar="ADDRESS:PORT",
+        help="where laptops arrive by port-forward; keep it on loopback (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--http",
+        type=_listen,
+        default="[::]:4771",
+        metavar="ADDRESS:PORT",
+        help="health and metrics (default: %(default)s)",
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
+    )
+    found = parser.parse_args(arguments)
+    if not found.node:
+        parser.error("which node is this? give --node or $NODE_NAME")
+    return Options(
+        node=found.node,
+        kubeconfig=found.kubeconfig,
+        proc=found.proc,
+        grpc=found.grpc,
+        http=found.http,
+        log_level=found.log_level,
+        log_format=found.log_format,
+    )

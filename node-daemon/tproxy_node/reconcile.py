@@ -1,0 +1,288 @@
+"""Makes the pods of the node look as they should: again and again, after every change and on a timer.
+
+    mirror + sessions ──► desire ──► plan ──► apply, step by step ──► status
+
+A step that fails becomes the pod's reason in the status and is repeated with back-off; it holds nothing else up.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tproxy.errors import TproxyError
+from tproxy.model.intercept import NodeState, NodeStatus, PodStatus
+from tproxy.model.pod import Pod
+from tproxy.netns.refusal import Refusal
+from tproxy.steer.port import Steering
+from tproxy.tasks import Tasks
+from tproxy_node.desired import Desired, Failure, View, desire
+from tproxy_node.mirror import Mirror
+from tproxy_node.owners import Owners
+from tproxy_node.places import MOVED, Place, Places
+from tproxy_node.plan import Attach, Attached, Detach, Op, PodRef, SetRoutes, plan
+from tproxy_node.relay import PodRelay, Relay
+from tproxy_node.sessions import Sessions
+from tproxy_node.status import StatusWriter
+
+log = logging.getLogger(__name__)
+
+VERIFY_SECONDS = 3.0
+SEARCH_SECONDS = 30.0
+"""Verifying looks at addresses only; after this time, or when a pod has changed, also at processes."""
+
+COALESCE_SECONDS = 0.01
+RETRY_FIRST_SECONDS = 0.25
+RETRY_LIMIT_SECONDS = 15.0
+
+OPS = ("attach", "detach", "route")
+
+
+class NotFoundHereError(Exception):
+    """There is no network namespace to steer in, for `refusal`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+@dataclass(slots=True)
+class _Steered:
+    relay: PodRelay
+    place: Place
+    seen: Pod  # as it was when last looked for
+    broken: str = ""
+
+
+@dataclass(slots=True)
+class _Failed:
+    failure: Failure
+    attempts: int
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the reconciler works with."""
+
+    mirror: Mirror
+    sessions: Sessions
+    owners: Owners
+    steering: Steering
+    places: Places
+    relay: Relay
+    statuses: StatusWriter
+
+
+class Reconciler:
+    """Call `poke` after any change."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._changed = asyncio.Event()
+        self._steered: dict[str, _Steered] = {}
+        self._failed: dict[str, _Failed] = {}
+        self._tasks = Tasks("reconcile")
+        self.errors: Counter[str] = Counter(dict.fromkeys(OPS, 0))
+
+    @property
+    def steered(self) -> int:
+        """How many pods are steered."""
+        return len(self._steered)
+
+    def poke(self) -> None:
+        """Something has changed."""
+        self._changed.set()
+
+    def start(self) -> None:
+        """Begin."""
+        self._tasks.start(self._run(), "loop")
+        self._tasks.start(self._verify(), "verify")
+
+    async def _run(self) -> None:
+        while True:
+            await self._wait()
+            if self._parts.mirror.missing:
+                continue  # a half-known cluster looks as if intercepts had been left
+            try:
+                await self._reconcile()
+            except Exception:  # a defect in one round must not end steering for good
+                log.exception("reconciling failed", extra={"rate_key": "reconcile"})
+                await asyncio.sleep(RETRY_FIRST_SECONDS)
+
+    async def _wait(self) -> None:
+        now = asyncio.get_running_loop().time()
+        due = min((failed.due for failed in self._failed.values()), default=now + VERIFY_SECONDS)
+        try:
+            async with asyncio.timeout(max(due - now, COALESCE_SECONDS)):
+                await self._changed.wait()
+                await asyncio.sleep(COALESCE_SECONDS)  # more of the same comes right behind
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    async def _reconcile(self) -> None:
+        pods = {pod.uid: pod for pod in self._parts.mirror.pods if pod.phase not in ("Succeeded", "Failed")}
+        for uid in self._failed.keys() - pods.keys():
+            del self._failed[uid]
+        desired = self._desire()
+        ops = self._plan(pods.values(), desired)
+        for op in ops:
+            if not isinstance(op, Attach):
+                self._apply(op)
+        attaches = [op for op in ops if isinstance(op, Attach)]
+        if attaches:
+            await self._attach_all(attaches, [pods[op.pod.uid] for op in attaches])
+        if ops:
+            desired = self._desire()
+        self._parts.statuses.observe(self._parts.mirror.intercepts)
+        self._parts.statuses.want(desired.statuses)
+
+    def _desire(self) -> Desired:
+        parts = self._parts
+        intercepts = parts.mirror.intercepts
+        pods = parts.mirror.pods
+        namespaces = {intercept.namespace for intercept in intercepts}
+        wanted = {(i.namespace, i.target.name) for i in intercepts if i.target.kind == "Service"}
+        return desire(
+            View(
+                pods=pods,
+                chains=parts.owners.chains(pod for pod in pods if pod.namespace in namespaces),
+                services=[s for s in parts.mirror.services if (s.namespace, s.name) in wanted],
+                sessions=parts.sessions.all(),
+                intercepts=intercepts,
+                live=parts.sessions.live(),
+                steered={uid: s.relay.routes for uid, s in self._steered.items() if not s.broken},
+                failures={uid: failed.failure for uid, failed in self._failed.items()},
+            )
+        )
+
+    def _plan(self, pods: Iterable[Pod], desired: Desired) -> list[Op]:
+        now = asyncio.get_running_loop().time()
+        return plan(
+            [PodRef(pod.namespace, pod.name, pod.uid) for pod in pods],
+            desired.routes,
+            {uid: Attached(s.relay.pod, s.relay.routes, s.broken) for uid, s in self._steered.items()},
+            frozenset(uid for uid, failed in self._failed.items() if failed.due > now),
+        )
+
+    def _apply(self, op: SetRoutes | Detach) -> None:
+        try:
+            if isinstance(op, SetRoutes):
+                self._steered[op.pod.uid].relay.set_routes(op.routes)
+            else:
+                self._detach(op)
+        except Exception as error:
+            self._fail("route" if isinstance(op, SetRoutes) else "detach", op.pod, error)
+        else:
+            log.info("%s", op)
+
+    async def _attach_all(self, ops: Sequence[Attach], pods: Sequence[Pod]) -> None:
+        try:
+            # Looking through /proc takes time on a full node, and the loop has a lease to renew.
+            found = await asyncio.get_running_loop().run_in_executor(None, self._parts.places.find, pods)
+        except Exception as error:
+            for op in ops:
+                self._fail("attach", op.pod, error)
+            return
+        for op in ops:
+            answer = found[op.pod.uid]
+            if isinstance(answer, Refusal):
+                self._fail("attach", op.pod, NotFoundHereError(answer))
+                continue
+            try:
+                await self._attach(op, answer)
+            except Exception as error:
+                answer.netns.close()
+                self._fail("attach", op.pod, error)
+            else:
+                self._failed.pop(op.pod.uid, None)
+                log.info("%s", op)
+
+    def _fail(self, step: str, pod: PodRef, error: Exception) -> None:
+        self.errors[step] += 1
+        reason = error.refusal.reason if isinstance(error, NotFoundHereError) else "AttachFailed"
+        expected = isinstance(error, NotFoundHereError | TproxyError | OSError)
+        previous = self._failed.get(pod.uid)
+        attempts = previous.attempts + 1 if previous else 1
+        delay = min(RETRY_FIRST_SECONDS * 2 ** (attempts - 1), RETRY_LIMIT_SECONDS)
+        due = asyncio.get_running_loop().time() + delay
+        self._failed[pod.uid] = _Failed(Failure(reason, str(error) or type(error).__name__), attempts, due)
+        log.warning(
+            "cannot %s: %s",
+            step,
+            error,
+            extra={"pod": str(pod), "attempts": attempts, "rate_key": f"{step} {pod.uid}"},
+            exc_info=None if expected else error,
+        )
+
+    async def _attach(self, op: Attach, place: Place) -> None:
+        parts = self._parts
+        relay = PodRelay(parts.relay, op.pod, parts.steering.attach(place.netns, ()), op.routes)
+        try:
+            # Only once somebody accepts does the kernel get to know the ports.
+            await relay.serve()
+        except BaseException:
+            relay.abandon()
+            raise
+        self._steered[op.pod.uid] = _Steered(relay, place, place.pod)
+
+    def _detach(self, op: Detach) -> None:
+        steered = self._steered.pop(op.pod.uid)
+        if op.gone:
+            steered.relay.abandon()
+            steered.place.netns.close()
+        else:
+            steered.relay.stop()
+            self._tasks.start(self._finish(steered), f"detach {op.pod}")
+
+    async def _finish(self, steered: _Steered) -> None:
+        await steered.relay.finish()
+        steered.place.netns.close()
+
+    async def _verify(self) -> None:
+        loop = asyncio.get_running_loop()
+        searched = loop.time()
+        while True:
+            await asyncio.sleep(VERIFY_SECONDS)
+            steered = dict(self._steered)
+            pods = {pod.uid: pod for pod in self._parts.mirror.pods if pod.uid in steered}
+            thorough = loop.time() - searched >= SEARCH_SECONDS
+            suspects = [pod for uid, pod in pods.items() if thorough or pod is not steered[uid].seen]
+            try:
+                moved = await loop.run_in_executor(None, self._moved, [s.place for s in steered.values()], suspects)
+            except OSError as error:
+                log.warning("cannot look for pods: %s", error, extra={"rate_key": "verify"})
+                continue
+            if thorough:
+                searched = loop.time()
+            for uid in moved:
+                steered[uid].broken = MOVED
+            for pod in suspects:
+                steered[pod.uid].seen = pod
+            if moved:
+                self.poke()
+
+    def _moved(self, places: Sequence[Place], suspects: Sequence[Pod]) -> set[str]:
+        moved = self._parts.places.moved(places)
+        return moved | self._parts.places.elsewhere(places, suspects) if suspects else moved
+
+    async def stop(self) -> None:
+        """Give every port back in good order, and say so in the statuses."""
+        await self._tasks.close()
+        pending = {
+            uid: NodeStatus(
+                NodeState.PENDING,
+                "DaemonStopped",
+                message,
+                tuple(PodStatus(p.name, p.uid, NodeState.PENDING, "DaemonStopped", message) for p in status.pods),
+            )
+            for uid, status in self._desire().statuses.items()
+            for message in ["the node daemon was stopped"]
+        }
+        steered, self._steered = list(self._steered.values()), {}
+        for one in steered:
+            one.relay.stop()
+        self._parts.statuses.want(pending)
+        await asyncio.gather(*(self._finish(one) for one in steered))

@@ -1,0 +1,321 @@
+"""Takes the connections that the kernel hands over and passes each on: to the laptop, or to the app.
+
+    client ──► listener in the pod's namespace ──► tunnel ──► laptop      the port has a route and its session a stream
+                                               └─► upstream ──► app       everything else (fail open)
+
+What one session, and all of them together, may hold is limited. A session over its limit is served by the app; when the
+node is full the kernel is told to steer nothing until there is room again.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
+from tproxy.steer.port import Attachment, SteeredPort
+from tproxy.tasks import Tasks
+from tproxy.tunnel.bridge import Bridge, abort_with_reset
+from tproxy.tunnel.endpoint import Endpoint
+from tproxy_node.desired import Route, Routes
+from tproxy_node.plan import PodRef
+from tproxy_node.splice import Splice
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 65535
+"""For listen(2), which the event loop repeats on a listening socket; the kernel lowers it to its own limit."""
+
+DRAIN_SECONDS = 30.0
+"""What connections on the laptop get to finish after their intercept was left."""
+
+HANDSHAKE_SECONDS = 5.0
+"""What handshakes begun towards our listener get to finish after a detach."""
+
+ROOM_AGAIN = 0.9
+"""Steering comes back when no more than this part of the total limit is in use."""
+
+Verdicts = Counter[str]
+"""Connections by what the kernel did with them: steered, own, lease_expired, no_listener."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Connections at a time."""
+
+    per_session: int = 4000
+    total: int = 16384
+
+
+class Relay:
+    """What the relays of all pods share: where streams are, how much is in use, what has happened so far.
+
+    `pick` gives a session's stream. `opened` counts connections by where they went (`laptop`, or `app_` and why),
+    `resets` those that did not end in order, `active` what there is at `laptop` and `app` now.
+    """
+
+    def __init__(self, pick: Callable[[str], Endpoint | None], limits: Limits) -> None:
+        self.pick = pick
+        self.limits = limits
+        self.opened: Counter[str] = Counter()
+        self.resets: Counter[str] = Counter()
+        self.active: Counter[str] = Counter()
+        self.by_session: Counter[str] = Counter()
+        self.pods: set[PodRelay] = set()
+        self.full = False
+        self.tasks = Tasks("relay")
+        self._past: Verdicts = Counter()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def entered(self, place: str, session: str) -> None:
+        """One more connection at `place`, of `session` if that is the laptop."""
+        self.active[place] += 1
+        self.by_session[session] += 1
+        self._idle.clear()
+        if not self.full and self.active.total() >= self.limits.total:
+            self.full = True
+            log.warning("full: new connections go to the apps directly", extra={"rate_key": "full"})
+            self._apply()
+
+    def left(self, place: str, session: str) -> None:
+        """One less."""
+        self.active[place] -= 1
+        self.by_session[session] -= 1
+        if not self.by_session[session]:
+            del self.by_session[session]
+        if not self.by_session:
+            self._idle.set()
+        if self.full and self.active.total() <= self.limits.total * ROOM_AGAIN:
+            self.full = False
+            self._apply()
+
+    def _apply(self) -> None:
+        for pod in self.pods:
+            pod.apply()
+
+    def verdicts(self) -> Verdicts:
+        """What the kernel did with new connections to intercepted ports since the start."""
+        totals = Counter(self._past)
+        for pod in self.pods:
+            totals.update(pod.verdicts())
+        return totals
+
+    def remember(self, verdicts: Verdicts) -> None:
+        """Add what an attachment has counted that is about to end."""
+        self._past.update(verdicts)
+
+    async def idle(self) -> None:
+        """Wait until no connection is left."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Reset what is still connected."""
+        for pod in list(self.pods):
+            pod.abandon()
+        await self.tasks.close()
+
+
+class PodRelay:
+    """The connections of one pod, from its attachment until the last one has ended."""
+
+    def __init__(self, relay: Relay, pod: PodRef, attachment: Attachment, routes: Routes) -> None:
+        self.pod = pod
+        self.routes: Routes = dict(routes)
+        self._relay = relay
+        self._attachment = attachment
+        self._steering = True
+        self._servers: list[asyncio.Server] = []
+        self._laptop: dict[tuple[int, str], set[Tunnelled]] = {}  # by port and intercept UID
+        self._app: set[Splice] = set()
+
+    async def serve(self) -> None:
+        """Accept on the attachment's listeners."""
+        loop = asyncio.get_running_loop()
+        for listener in self._attachment.listeners:
+            # The event loop closes what it is given, and the attachment closes its own.
+            server = await loop.create_server(lambda: _Accepted(self), sock=listener.dup(), backlog=BACKLOG)
+            self._servers.append(server)
+        self._relay.pods.add(self)
+        self.apply()
+
+    def set_routes(self, routes: Routes) -> None:
+        """Route like this from now on; connections that lose their intercept have `DRAIN_SECONDS` left."""
+        self.routes = dict(routes)
+        self.apply()
+        self._drain()
+
+    def apply(self) -> None:
+        """Tell the kernel which ports to steer."""
+        if self._steering:
+            self._attachment.set_ports(() if self._relay.full else map(SteeredPort, self.routes))
+
+    def verdicts(self) -> Verdicts:
+        """What the kernel did with new connections to this pod's intercepted ports."""
+        totals: Verdicts = Counter()
+        for counters in self._attachment.counters().values():
+            totals["steered"] += counters.steered
+            totals["own"] += counters.own
+            totals["lease_expired"] += counters.lease_expired
+            totals["no_listener"] += counters.no_listener
+        return totals
+
+    async def finish(self) -> None:
+        """After `stop`: accept what was under way, then close the listeners. Connections go on."""
+        if not await self._attachment.drained(HANDSHAKE_SECONDS):
+            log.warning("connections were not accepted in time", extra={"pod": str(self.pod)})
+        # What was accepted last is on its way to `accepted`, which still needs the attachment.
+        await asyncio.sleep(0)
+        self._close()
+
+    def abandon(self) -> None:
+        """The pod's network is gone, or we are: stop, and reset every connection."""
+        self.stop()
+        self._close()
+        for group in list(self._laptop.values()):
+            for connection in list(group):
+                connection.abort()
+        for splice in list(self._app):
+            splice.abort()
+
+    def stop(self) -> None:
+        """Give the ports back at once. Idempotent."""
+        if not self._steering:
+            return
+        self._steering = False
+        self._attachment.stop()
+        self._relay.remember(self.verdicts())
+        self._relay.pods.discard(self)
+        self.routes = {}
+        self._drain()
+
+    def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self._attachment.close()
+
+    def _drain(self) -> None:
+        kept = {(port, route.intercept) for port, route in self.routes.items()}
+        left = [connection for key, group in self._laptop.items() if key not in kept for connection in group]
+        if left:
+            asyncio.get_running_loop().call_later(DRAIN_SECONDS, _abort_all, left)
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        """Pass a new connection on."""
+        name, peer = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        if name is None or peer is None:
+            transport.abort()  # its client has reset it already
+            return
+        destination, source = Address(name[0], name[1]), Address(peer[0], peer[1])
+        route = self.routes.get(destination.port)
+        if route is None:
+            self._to_app(transport, destination, "left")
+        elif self._relay.by_session[route.session] >= self._relay.limits.per_session:
+            self._to_app(transport, destination, "limit")
+        elif (stream := self._relay.pick(route.session)) is None:
+            self._to_app(transport, destination, "no_tunnel")
+        else:
+            self._to_laptop(transport, stream, route, destination, source)
+
+    def _to_laptop(
+        self, transport: asyncio.Transport, stream: Endpoint, route: Route, destination: Address, source: Address
+    ) -> None:
+        key = (destination.port, route.intercept)
+        connection = Tunnelled(self, key, route.session)
+        self._laptop.setdefault(key, set()).add(connection)
+        self._relay.opened["laptop"] += 1
+        self._relay.entered("laptop", route.session)
+        request = OpenRequest(FlowKind.INBOUND, destination, source, route.intercept, str(self.pod))
+        connection.join(stream.open(request, connection))
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+
+    def tunnelled_lost(self, connection: "Tunnelled", key: tuple[int, str], session: str) -> None:
+        """A connection to the laptop is over."""
+        group = self._laptop[key]
+        group.discard(connection)
+        if not group:
+            del self._laptop[key]
+        self._relay.left("laptop", session)
+
+    def tunnelled_reset(self, reason: ResetReason) -> None:
+        """The far end of a connection is gone."""
+        self._relay.resets[reason.value] += 1
+
+    def _to_app(self, transport: asyncio.Transport, destination: Address, why: str) -> None:
+        address = (destination.host, destination.port)
+        family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
+        upstream = self._attachment.upstream(family, address)
+        splice = Splice()
+        self._app.add(splice)
+        self._relay.opened[f"app_{why}"] += 1
+        self._relay.entered("app", "")
+        transport.set_protocol(splice.client)
+        splice.client.connection_made(transport)
+        connecting = self._relay.tasks.start(self._connect(splice, upstream, address), "upstream")
+        splice.over.add_done_callback(lambda _: connecting.cancel() if not splice.app.connected else None)
+
+    async def _connect(self, splice: Splice, upstream: socket.socket, address: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_connect(upstream, address)
+            await loop.create_connection(lambda: splice.app, sock=upstream)
+            await splice.over
+        except OSError:
+            self._relay.resets["app"] += 1
+        finally:
+            splice.abort()
+            self._attachment.release(upstream)
+            self._app.discard(splice)
+            self._relay.left("app", "")
+
+
+def _abort_all(connections: "list[Tunnelled]") -> None:
+    for connection in connections:
+        connection.abort()
+
+
+class _Accepted(asyncio.Protocol):
+    """A connection's first protocol: hands it on before anything is read."""
+
+    def __init__(self, pod: PodRelay) -> None:
+        self._pod = pod
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted."""
+        tcp = cast(asyncio.Transport, transport)
+        try:
+            self._pod.accepted(tcp)
+        except Exception:  # whatever it is, this client must not wait for ever
+            log.exception("cannot pass a connection on", extra={"rate_key": "accepted"})
+            abort_with_reset(tcp)
+
+
+class Tunnelled(Bridge):
+    """A client's connection that goes to the laptop."""
+
+    def __init__(self, pod: PodRelay, key: tuple[int, str], session: str) -> None:
+        super().__init__()
+        self._pod = pod
+        self._key = key
+        self._session = session
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        super().connection_lost(exc)
+        self._pod.tunnelled_lost(self, self._key, self._session)
+
+    def conn_reset(self, reason: ResetReason, detail: str) -> None:
+        """The laptop's side is gone."""
+        self._pod.tunnelled_reset(reason)
+        super().conn_reset(reason, detail)
+
+    def abort(self) -> None:
+        """Reset both directions now."""
+        if self._conn is not None:
+            self._conn.reset(ResetReason.RESET, "the intercept has ended")
+        abort_with_reset(self._transport)

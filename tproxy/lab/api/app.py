@@ -29,10 +29,17 @@ _OPEN_PATHS = {"/healthz", "/livez", "/readyz"}
 
 
 def make_app(
-    store: Store, tokens: Mapping[str, User], dial_pod: portforward.Dial, read_logs: ReadLogs
+    store: Store,
+    tokens: Mapping[str, User],
+    dial_pod: portforward.Dial,
+    read_logs: ReadLogs,
+    peers: Mapping[str, User] | None = None,
 ) -> web.Application:
-    """The server as an application to be run on any site. It ends its streams itself on shutdown."""
-    server = _Server(store, tokens, dial_pod, read_logs)
+    """The server as an application to be run on any site; it ends its streams itself on shutdown.
+
+    `tokens` are bearer tokens; `peers` are addresses whose requests need none, as kubectl sends none over plain HTTP.
+    """
+    server = _Server(store, tokens, peers or {}, dial_pod, read_logs)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.router.add_route("*", "/{path:.*}", server.answer)
     app.on_shutdown.append(server.end_streams)
@@ -41,10 +48,16 @@ def make_app(
 
 class _Server:
     def __init__(
-        self, store: Store, tokens: Mapping[str, User], dial_pod: portforward.Dial, read_logs: ReadLogs
+        self,
+        store: Store,
+        tokens: Mapping[str, User],
+        peers: Mapping[str, User],
+        dial_pod: portforward.Dial,
+        read_logs: ReadLogs,
     ) -> None:
         self._store = store
         self._tokens = tokens
+        self._peers = peers
         self._dial_pod = dial_pod
         self._read_logs = read_logs
         self._kinds = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in store.kinds}
@@ -58,24 +71,24 @@ class _Server:
 
     async def answer(self, http: web.Request) -> web.StreamResponse:
         """Answer any request; what goes wrong becomes the Status body that a Kubernetes client expects."""
-        token, path = authn.split_token(http.path)
-        info = request.parse(http.method, path, http.query)
+        info = request.parse(http.method, http.path, http.query)
         try:
-            if path in _OPEN_PATHS:
+            if http.path in _OPEN_PATHS:
                 return web.Response(text="ok")
-            user = authn.authenticate(http.headers.get("Authorization", ""), token, self._tokens)
-            return await self._answer(http, user, path.rstrip("/"), info)
+            header = http.headers.get("Authorization", "")
+            user = authn.authenticate(header, http.remote, self._tokens, self._peers)
+            return await self._answer(http, user, info)
         except TproxyError as error:
             body = status_of(error, info.details if info else None)
         except web.HTTPRequestEntityTooLarge:
             body = status(413, "RequestEntityTooLarge", f"the body is larger than {MAX_BODY_BYTES} bytes")
         return web.json_response(body, status=body["code"])
 
-    async def _answer(self, http: web.Request, user: User, path: str, info: RequestInfo | None) -> web.StreamResponse:
+    async def _answer(self, http: web.Request, user: User, info: RequestInfo | None) -> web.StreamResponse:
         if "Impersonate-User" in http.headers:
             whom = http.headers["Impersonate-User"][:256]
             raise DeniedError(f'users "{whom}" is forbidden: User "{user.name}" cannot impersonate here')
-        if (document := self._documents.get(path)) is not None:
+        if (document := self._documents.get(http.path.rstrip("/"))) is not None:
             return web.json_response(document)
         if info is None:
             raise NotFoundError("the server could not find the requested resource")

@@ -1,4 +1,4 @@
-"""Who asks, and what they may: static bearer tokens and a small table of rules."""
+"""Who asks, and what they may: static bearer tokens, known addresses, and a small table of rules."""
 
 import hmac
 from collections.abc import Mapping
@@ -11,8 +11,6 @@ from tproxy.lab.api.request import RequestInfo
 READ = frozenset({"get", "list", "watch"})
 WRITE = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 ANY = frozenset({"*"})
-
-_TOKEN_PREFIX = "/as/"  # noqa: S105  (a path, not a secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +92,19 @@ def nobody(name: str = "nobody") -> User:
     return User(name)
 
 
-def server_url(base: str, token: str) -> str:
-    """The server's address for a kubeconfig.
+def authenticate(header: str, address: str | None, tokens: Mapping[str, User], peers: Mapping[str, User]) -> User:
+    """The user of an `Authorization` header or, without one, of a trusted address. Raises UnauthorizedError.
 
     kubectl sends no credentials over plain HTTP, whatever its kubeconfig says, and TLS would cost the port-forwards of
-    a stage more than it shows. So the address can carry the token; a header, if there is one, counts more.
+    a stage more than it shows. So the laptop is known by its address, as behind `kubectl proxy`.
     """
-    return f"{base}{_TOKEN_PREFIX}{token}"
-
-
-def split_token(path: str) -> tuple[str, str]:
-    """The token in a path, or an empty string, and the path that the API serves."""
-    if not path.startswith(_TOKEN_PREFIX):
-        return "", path
-    token, _, rest = path.removeprefix(_TOKEN_PREFIX).partition("/")
-    return token, f"/{rest}"
-
-
-def authenticate(header: str, path_token: str, tokens: Mapping[str, User]) -> User:
-    """The user of an `Authorization` header or, without one, of a token in the path. Raises UnauthorizedError."""
-    scheme, _, token = header.partition(" ")
     if not header:
-        token = path_token
-    elif scheme.lower() != "bearer":
+        if (peer := peers.get(address or "")) is not None:
+            return peer
         raise UnauthorizedError("Unauthorized")
-    for known, user in tokens.items():
-        if hmac.compare_digest(known.encode(), token.strip().encode()):
-            return user
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() == "bearer":
+        for known, user in tokens.items():
+            if hmac.compare_digest(known.encode(), token.strip().encode()):
+                return user
     raise UnauthorizedError("Unauthorized")

@@ -1,0 +1,224 @@
+"""What the daemon can be asked to do. One method per request; all of them raise TproxyError."""
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tproxy.errors import TproxyError
+from tproxy.kube.port import DAEMONSETS, DEPLOYMENTS, INTERCEPTS, NAMESPACES, SERVICES, SESSIONS, STATEFULSETS, Resource
+from tproxy.model.session import Session
+from tproxy.tasks import Tasks
+from tproxy.version import VERSION
+from tproxy_cli.daemon import leaving, listing
+from tproxy_cli.daemon.clock import watch_sleep
+from tproxy_cli.daemon.cluster import LaptopCluster
+from tproxy_cli.daemon.clusters import Clusters
+from tproxy_cli.daemon.intercepting import Interception
+from tproxy_cli.daemon.objects import parse_intercept
+from tproxy_cli.daemon.requests import CompleteRequest, InterceptRequest, LeaveRequest, ListRequest
+from tproxy_cli.daemon.session import LaptopSession
+from tproxy_cli.daemon.state import SavedSession, StateFile
+
+log = logging.getLogger(__name__)
+
+RESTORE_RETRY_SECONDS = 30.0
+
+Json = dict[str, Any]
+Progress = Callable[[str], None]
+
+
+class Engine:
+    """The daemon without its socket. `forwards` is a directory for sockets of port-forwards, emptied here."""
+
+    def __init__(self, state: StateFile, forwards: Path) -> None:
+        shutil.rmtree(forwards, ignore_errors=True)
+        forwards.mkdir(mode=0o700)
+        self._state = state
+        self._waiting: list[SavedSession] = []  # saved ones whose cluster cannot be found for now
+        self._clusters = Clusters(forwards, self._save)
+        self._tasks = Tasks("engine")
+        self._undoing = Tasks("undo")
+        self._requests = 0
+
+    def start(self) -> None:
+        """Take up the sessions of an earlier daemon; begin to look out for sleep."""
+        self._waiting = self._state.load()
+        self._tasks.start(self._restore(), "restore")
+        self._tasks.start(watch_sleep(self._woke), "sleep")
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be missed if the daemon were not there."""
+        return not self._waiting and not self._sessions()
+
+    async def intercept(self, request: InterceptRequest, say: Progress) -> Json:
+        """Create an intercept and wait until it is live; cancelled or failed, it leaves nothing behind."""
+        cluster, namespace = await self._clusters.find(request.where)
+        return await Interception(cluster, namespace, request, say, self._undoing).run()
+
+    async def leave(self, request: LeaveRequest, say: Progress) -> Json:
+        """Delete intercepts of this user. Goes on to the end even if nobody waits for it any more."""
+        cluster, namespace = await self._clusters.find(request.where)
+        namespaces = [namespace]
+        if request.all and request.where.namespace is None:
+            namespaces = sorted({namespace, *cluster.sessions})
+
+        async def leave_in_all() -> Json:
+            began = time.monotonic()
+            answers = [await leaving.leave(cluster, each, request.names, request.all, say) for each in namespaces]
+            left = [one for answer in answers for one in answer["left"]]
+            return {"left": left, "seconds": round(time.monotonic() - began, 3)}
+
+        answer: Json = await asyncio.shield(self._undoing.start(leave_in_all(), "leave"))
+        return answer
+
+    async def list_intercepts(self, request: ListRequest) -> Json:
+        """Everybody's intercepts, as the cluster has them now."""
+        cluster, namespace = await self._clusters.find(request.where)
+        place = "" if request.all_namespaces else namespace
+        listed, sessions = await asyncio.gather(cluster.api.list(INTERCEPTS, place), cluster.api.list(SESSIONS, place))
+        owners = {session.uid: session for session in map(Session.from_object, sessions)}
+        shown = []
+        for intercept in filter(None, map(parse_intercept, listed)):
+            ours = cluster.sessions.get(intercept.namespace)
+            held = ours.held.get(intercept.name) if ours is not None else None
+            if held is not None and held.saved.uid != intercept.uid:
+                held = None
+            views = ours.tunnels.views() if ours is not None else []
+            missing = listing.without_tunnel(intercept.nodes, views)
+            shown.append(listing.intercept_json(intercept, owners.get(intercept.session_uid), held, missing))
+        shown += [
+            listing.lost_json(one.session, cluster.host, one.held, one.why, one.at)
+            for one in cluster.lost
+            if place in ("", one.session.namespace)
+        ]
+        return {"intercepts": sorted(shown, key=lambda one: (one["namespace"], one["name"]))}
+
+    def status(self) -> list[Json]:
+        """Our sessions, from memory: it answers when no cluster does."""
+        return [
+            _session_status(cluster, namespace)
+            for cluster in self._clusters.all()
+            for namespace in sorted({*cluster.sessions, *(one.session.namespace for one in cluster.lost)})
+            if (session := cluster.sessions.get(namespace)) is None
+            or not session.ended
+            or any(one.session.namespace == namespace for one in cluster.lost)
+        ]
+
+    async def complete(self, request: CompleteRequest) -> Json:
+        """Names that begin with the prefix."""
+        cluster, namespace = await self._clusters.find(request.where)
+        if request.what == "namespaces":
+            names = await _names(cluster, NAMESPACES, "")
+        elif request.what == "intercepts":
+            session = cluster.sessions.get(namespace)
+            names = sorted(session.held) if session is not None else []
+        else:
+            kinds = {"": (DEPLOYMENTS, STATEFULSETS, DAEMONSETS), "svc/": (SERVICES,)}
+            found = await asyncio.gather(
+                *(_names(cluster, each, namespace) for resources in kinds.values() for each in resources),
+                return_exceptions=True,
+            )
+            prefixes = [prefix for prefix, resources in kinds.items() for _ in resources]
+            names = [
+                prefix + name
+                for prefix, each in zip(prefixes, found, strict=True)
+                if not isinstance(each, BaseException)
+                for name in each
+            ]
+        return {"items": [name for name in names if name.startswith(request.prefix)]}
+
+    async def quit(self) -> int:
+        """Leave everything; how many intercepts there were."""
+        left = await asyncio.gather(*(session.end_now() for session in self._sessions()))
+        self._waiting = []
+        self._save()
+        return sum(left)
+
+    async def suspend(self) -> None:
+        """Close tunnels, so that the pods serve again at once, and leave the objects for the next daemon."""
+        await self._tasks.close()
+        await asyncio.gather(*(session.suspend() for session in self._sessions()))
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self._tasks.close()
+        await self._undoing.close()
+        await self._clusters.close()
+
+    def _sessions(self) -> list[LaptopSession]:
+        return [session for cluster in self._clusters.all() for session in cluster.live_sessions()]
+
+    def _save(self) -> None:
+        saved = [session.saved for session in self._sessions()]
+        try:
+            self._state.save([*saved, *self._waiting])
+        except OSError as error:
+            log.error("cannot save the sessions: %s", error)
+
+    def _woke(self, slept: float) -> None:
+        log.info("the laptop was asleep or the daemon stopped", extra={"seconds": round(slept)})
+        for cluster in self._clusters.all():
+            cluster.wake()
+
+    async def _restore(self) -> None:
+        """Take up saved sessions; those whose kubeconfig is gone for now, later, unless they have expired by then."""
+        while self._waiting:
+            for saved in list(self._waiting):
+                try:
+                    await self._clusters.restore(saved)
+                except TproxyError as error:
+                    if time.time() - saved.renewed_at < saved.ttl_seconds:
+                        log.warning("cannot resume yet: %s", error.message, extra={"session": saved.name})
+                        continue
+                    log.warning("given up a session: %s", error.message, extra={"session": saved.name})
+                self._waiting.remove(saved)
+            self._save()
+            if self._waiting:
+                await asyncio.sleep(RESTORE_RETRY_SECONDS)
+
+
+def daemon_status(started: float, socket: Path, log_path: Path, state: str) -> Json:
+    """The daemon itself; `started` in monotonic seconds."""
+    return {
+        "pid": os.getpid(),
+        "version": VERSION,
+        "uptimeSeconds": round(time.monotonic() - started, 3),
+        "socket": str(socket),
+        "log": str(log_path),
+        "state": state,
+    }
+
+
+def _session_status(cluster: LaptopCluster, namespace: str) -> Json:
+    session = cluster.sessions.get(namespace)
+    live = session if session is not None and not session.ended else None
+    views = live.tunnels.views() if live is not None else []
+    shown = []
+    if live is not None:
+        for held in live.held.values():
+            nodes = held.observed.nodes if held.observed is not None else {}
+            shown.append(listing.held_json(live.saved, cluster.host, held, listing.without_tunnel(nodes, views)))
+    shown += [
+        listing.lost_json(one.session, cluster.host, one.held, one.why, one.at)
+        for one in cluster.lost
+        if one.session.namespace == namespace
+    ]
+    return {
+        "context": cluster.config.context,
+        "server": cluster.config.server,
+        "namespace": namespace,
+        "user": session.saved.user if session is not None else "",
+        "session": live.name if live is not None else None,
+        "nodes": [listing.tunnel_json(view) for view in views],
+        "intercepts": sorted(shown, key=lambda one: str(one["name"])),
+    }
+
+
+async def _names(cluster: LaptopCluster, resource: Resource, namespace: str) -> list[str]:
+    return sorted(each["metadata"]["name"] for each in await cluster.api.list(resource, namespace))

@@ -1,0 +1,145 @@
+"""Intercepts and tunnels in the form that `list` and `status` answer with. Pure."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tproxy.model.intercept import Intercept, NodeState, NodeStatus, PodStatus
+from tproxy.model.session import Session
+from tproxy_cli.daemon.held import Held
+from tproxy_cli.daemon.state import SavedIntercept, SavedSession
+from tproxy_cli.daemon.tunnels import TunnelView
+
+Json = dict[str, Any]
+
+_SEVERITY = (NodeState.READY, NodeState.PENDING, NodeState.CONFLICTED, NodeState.REFUSED)
+
+
+def intercept_json(
+    intercept: Intercept, session: Session | None, held: Held | None, no_tunnel: Mapping[str, str]
+) -> Json:
+    """One Intercept. `held` if it is ours; then `no_tunnel` says of which nodes we have no tunnel, and why."""
+    nodes = {name: _seen(status, no_tunnel.get(name) if held else None) for name, status in intercept.nodes.items()}
+    pods = [pod for status in nodes.values() for pod in status.pods]
+    summary = _summary(intercept, nodes, held)
+    return {
+        "namespace": intercept.namespace,
+        "name": intercept.name,
+        "target": str(intercept.target),
+        "ports": [
+            {
+                "remote": port.port,
+                "local": held.laptop_port(port.port) if held is not None else None,
+                "protocol": port.protocol,
+            }
+            for port in intercept.ports
+        ],
+        "user": session.user if session is not None else "",
+        "host": session.host if session is not None else "",
+        "mine": held is not None,
+        "state": summary.state.value,
+        "reason": summary.reason,
+        "message": summary.message,
+        "pods": {"ready": sum(pod.state is NodeState.READY for pod in pods), "total": len(pods)},
+        "nodes": [
+            {
+                "node": name,
+                "state": status.state.value,
+                "reason": status.reason,
+                "message": status.message,
+                "pods": [
+                    {"name": pod.name, "state": pod.state.value, "reason": pod.reason, "message": pod.message}
+                    for pod in status.pods
+                ],
+            }
+            for name, status in sorted(nodes.items())
+        ],
+        "created": _rfc3339(intercept.created),
+    }
+
+
+def held_json(session: SavedSession, host: str, held: Held, no_tunnel: Mapping[str, str]) -> Json:
+    """An intercept of ours as last seen, or as asked for if the cluster has said nothing about it yet."""
+    intercept = held.observed or _unseen(session, held.saved)
+    return {**intercept_json(intercept, None, held, no_tunnel), "user": session.user, "host": host}
+
+
+def lost_json(session: SavedSession, host: str, held: Held, why: str, at: datetime) -> Json:
+    """An intercept of ours that somebody else deleted."""
+    shown = held_json(session, host, held, {})
+    message = f"{why} at {at:%H:%M}; `tproxy leave {held.name}` forgets it"
+    return {
+        **shown,
+        "state": "Lost",
+        "reason": "Deleted",
+        "message": message,
+        "pods": {"ready": 0, "total": 0},
+        "nodes": [],
+    }
+
+
+def tunnel_json(view: TunnelView) -> Json:
+    """One tunnel. Sizes in bytes, times in seconds, as the laptop counts them."""
+    stats = view.endpoint.stats if view.endpoint is not None else None
+    return {
+        "node": view.node,
+        "state": view.state,
+        "rttSeconds": stats.rtt if stats is not None else None,
+        "bytesIn": stats.bytes_in if stats is not None else 0,
+        "bytesOut": stats.bytes_out if stats is not None else 0,
+        "connections": stats.connections if stats is not None else 0,
+        "since": _rfc3339(datetime.fromtimestamp(view.since, UTC)),
+        "error": view.error,
+    }
+
+
+def without_tunnel(nodes: Iterable[str], views: Iterable[TunnelView]) -> dict[str, str]:
+    """Why each of `nodes` that has no standing tunnel has none."""
+    by_node = {view.node: view for view in views}
+    missing = {}
+    for node in nodes:
+        view = by_node.get(node)
+        if view is None or view.state != "connected":
+            missing[node] = view.error if view is not None and view.error else "the tunnel is being connected"
+    return missing
+
+
+def _seen(status: NodeStatus, no_tunnel: str | None) -> NodeStatus:
+    """A node's entry in the light of the tunnel: what it calls Ready ended with the stream."""
+    if no_tunnel is None:
+        return status
+    pods = tuple(
+        PodStatus(pod.name, pod.uid, NodeState.PENDING, "NoTunnel", no_tunnel) if pod.state is NodeState.READY else pod
+        for pod in status.pods
+    )
+    if status.state is NodeState.READY:
+        return NodeStatus(NodeState.PENDING, "NoTunnel", no_tunnel, pods)
+    return NodeStatus(status.state, status.reason, status.message, pods)
+
+
+def _summary(intercept: Intercept, nodes: Mapping[str, NodeStatus], held: Held | None) -> NodeStatus:
+    """As bad as the worst node."""
+    if intercept.deleting:
+        return NodeStatus(NodeState.PENDING, "Leaving", "it is being left")
+    if not nodes:
+        return NodeStatus(NodeState.PENDING, "NoPods", "no node has reported a pod of it yet")
+    worst = max(nodes.values(), key=lambda status: _SEVERITY.index(status.state))
+    note = held.note if held is not None else ""
+    return NodeStatus(worst.state, worst.reason, worst.message or note)
+
+
+def _unseen(session: SavedSession, saved: SavedIntercept) -> Intercept:
+    return Intercept(
+        namespace=session.namespace,
+        name=saved.name,
+        uid=saved.uid,
+        session=session.name,
+        session_uid=session.uid,
+        target=saved.target,
+        ports=tuple(port.pod for port in saved.ports),
+        on_disconnect=saved.on_disconnect,
+    )
+
+
+def _rfc3339(time: datetime | None) -> str | None:
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if time is not None else None

@@ -1,0 +1,103 @@
+"""The daemon as a process: one per user, without root, its files its own.
+
+Order matters. The lock comes first, so that only its holder touches the socket. The socket listens before the heavy
+imports, so that the command line connects while they go on.
+"""
+
+import asyncio
+import fcntl
+import os
+import resource
+import socket
+import sys
+from contextlib import suppress
+
+from tproxy.errors import TproxyError
+from tproxy_cli import paths
+
+BACKLOG = 64
+MAX_DESCRIPTORS = 1 << 20
+MACOS_DESCRIPTORS = 10240
+"""OPEN_MAX: macOS refuses more although it calls the hard limit infinite."""
+
+
+def main() -> int:
+    """Be the daemon; the exit status."""
+    os.umask(0o077)
+    try:
+        lock = _lock()
+        listener = _listen()
+        return _serve(listener, lock)
+    except TproxyError as error:
+        print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+
+
+def _serve(listener: socket.socket, lock: int) -> int:
+    from tproxy_cli.daemon import logs
+
+    logs.configure(paths.log_path())
+    _raise_descriptor_limit()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we report ourselves
+    from tproxy_cli.daemon.server import run
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run(listener))
+    finally:
+        # Still under the lock: the next daemon's socket must not be the one removed.
+        with suppress(FileNotFoundError):
+            os.unlink(paths.socket_path())
+        os.close(lock)
+    return 0
+
+
+def _lock() -> int:
+    """Hold the lock until the process ends. Raises TproxyError if another daemon does."""
+    path = paths.lock_path()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise TproxyError(
+            f"a tproxy daemon of yours is running already{f' (process {holder})' if holder else ''}",
+            "`tproxy status` shows it, `tproxy quit` ends it",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _listen() -> socket.socket:
+    """Listen on the socket, in place of one that a killed daemon left."""
+    path = paths.socket_path()
+    with suppress(FileNotFoundError):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))  # mode 0600 by the umask
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise TproxyError(f"cannot listen on {path}: {error.strerror}", f"look at `ls -ld {path.parent}`") from error
+    return listener
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection takes two descriptors, and the usual soft limit is 1,024, for `select`'s sake."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MACOS_DESCRIPTORS if sys.platform == "darwin" else MAX_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop

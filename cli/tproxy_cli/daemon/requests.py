@@ -1,0 +1,152 @@
+"""What the command line may ask for, read from JSON and checked before anything is done.
+
+The socket belongs to the user alone, so nonsense is a bug or another version, not an attack; it gets a sentence all
+the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tproxy.errors import InvalidError
+from tproxy.model.intercept import OnDisconnect
+from tproxy.model.workload import PortMapping, TargetQuery, parse_ports, parse_target
+
+MAX_BYTES = 64 * 1024
+"""Longest request body."""
+
+DEFAULT_TIMEOUT_SECONDS = 30.0
+LONGEST_TIMEOUT_SECONDS = 3600.0
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The cluster and namespace meant. None: what kubectl would take."""
+
+    kubeconfig: str | None
+    context: str | None
+    namespace: str | None
+
+    @classmethod
+    def of(cls, body: Body) -> "Where":
+        """Read the part `cluster` of a request."""
+        cluster = body.get("cluster") or {}
+        if not isinstance(cluster, Mapping):
+            raise _unexpected("cluster")
+        return cls(*(_text_or_none(cluster, name) for name in ("kubeconfig", "context", "namespace")))
+
+
+@dataclass(frozen=True, slots=True)
+class InterceptRequest:
+    """`tproxy intercept`."""
+
+    where: Where
+    target: TargetQuery
+    ports: tuple[PortMapping, ...]
+    on_disconnect: OnDisconnect
+    timeout: float
+
+    @classmethod
+    def of(cls, body: Body) -> "InterceptRequest":
+        """Read a request's body."""
+        ports = _texts(body, "ports")
+        if not ports:
+            raise InvalidError("no port to intercept", "say which one, as in `--port 3000`")
+        on_disconnect = body.get("onDisconnect", "fallback")
+        if on_disconnect not in ("fallback", "fail"):
+            raise _unexpected("onDisconnect")
+        timeout = body.get("timeoutSeconds", DEFAULT_TIMEOUT_SECONDS)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+            raise _unexpected("timeoutSeconds")
+        if not 0 < timeout <= LONGEST_TIMEOUT_SECONDS:
+            raise InvalidError(
+                f"a timeout of {timeout:g} s makes no sense", f"take 1 to {LONGEST_TIMEOUT_SECONDS:.0f} seconds"
+            )
+        return cls(
+            where=Where.of(body),
+            target=parse_target(_text(body, "target")),
+            ports=tuple(parse_ports(port) for port in ports),
+            on_disconnect="fail" if on_disconnect == "fail" else "fallback",
+            timeout=float(timeout),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequest:
+    """`tproxy leave`."""
+
+    where: Where
+    names: tuple[str, ...]
+    all: bool
+
+    @classmethod
+    def of(cls, body: Body) -> "LeaveRequest":
+        """Read a request's body."""
+        names, everything = _texts(body, "names"), _flag(body, "all")
+        if bool(names) == everything:
+            raise InvalidError("say what to leave", "`tproxy leave NAME` or `tproxy leave --all`")
+        return cls(Where.of(body), names, everything)
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """`tproxy list`."""
+
+    where: Where
+    all_namespaces: bool
+
+    @classmethod
+    def of(cls, body: Body) -> "ListRequest":
+        """Read a request's body."""
+        return cls(Where.of(body), _flag(body, "allNamespaces"))
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteRequest:
+    """Shell completion."""
+
+    where: Where
+    what: str
+    prefix: str
+
+    @classmethod
+    def of(cls, body: Body) -> "CompleteRequest":
+        """Read a request's body."""
+        what = _text(body, "what")
+        if what not in ("workloads", "intercepts", "namespaces"):
+            raise _unexpected("what")
+        return cls(Where.of(body), what, _text_or_none(body, "prefix") or "")
+
+
+def _text(body: Body, name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise _unexpected(name)
+    return value
+
+
+def _text_or_none(body: Body, name: str) -> str | None:
+    return None if body.get(name) in (None, "") else _text(body, name)
+
+
+def _texts(body: Body, name: str) -> tuple[str, ...]:
+    value = body.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _unexpected(name)
+    return tuple(value)
+
+
+def _flag(body: Body, name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise _unexpected(name)
+    return value
+
+
+def _unexpected(name: str) -> InvalidError:
+    return InvalidError(
+        f"the daemon does not understand the request's {name}",
+        "command line and daemon may be of different versions: `tproxy quit`, then run the command again",
+    )

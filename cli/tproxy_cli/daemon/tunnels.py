@@ -1,0 +1,196 @@
+"""The tunnels of one session: a stream to the node daemon of every node that has pods of its intercepts.
+
+want(node) ──▶ connecting ──▶ connected ──▶ lost ──▶ connecting …     with back-off and jitter
+                    ▲                                    │
+                    └──────── wake() skips the wait ─────┘
+not wanted for a while ──▶ closed
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tproxy.errors import TproxyError
+from tproxy.tasks import Tasks
+from tproxy.tunnel.endpoint import Endpoint
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS = 0.1
+LONGEST_DELAY_SECONDS = 5.0
+STABLE_SECONDS = 5.0
+"""A tunnel that lived this long was a good one: the back-off begins anew."""
+
+LINGER_SECONDS = 60.0
+"""How long a tunnel outlives the last pod on its node: a rollout often comes back."""
+
+State = Literal["connecting", "connected", "lost"]
+
+
+class Link(Protocol):
+    """An open tunnel and whatever carries it."""
+
+    endpoint: Endpoint
+
+    async def close(self) -> None:
+        """Release what carries the tunnel; the endpoint is closed already."""
+
+
+Dial = Callable[[str], Awaitable[Link]]
+"""Opens the tunnel to a node, by its name. Raises TproxyError."""
+
+
+class Backoff:
+    """How long to wait before the next attempt: doubling, capped, with jitter so that laptops don't march in step."""
+
+    def __init__(
+        self, longest: float = LONGEST_DELAY_SECONDS, pick: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self._longest = longest
+        self._pick = pick
+        self._delay = FIRST_DELAY_SECONDS
+
+    def next(self) -> float:
+        """Seconds to wait now."""
+        delay = self._pick(self._delay / 2, self._delay)
+        self._delay = min(self._delay * 2, self._longest)
+        return delay
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._delay = FIRST_DELAY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelView:
+    """A tunnel as others may know it. `since` is wall-clock time of the last change of state."""
+
+    node: str
+    state: State
+    since: float
+    error: str
+    endpoint: Endpoint | None
+
+
+class NodeTunnel:
+    """Keeps the stream to one node open until `close`."""
+
+    def __init__(self, node: str, dial: Dial, on_change: Callable[[], None]) -> None:
+        self.node = node
+        self.wanted_at = time.monotonic()
+        self._dial = dial
+        self._on_change = on_change
+        self._state: State = "connecting"
+        self._since = time.time()
+        self._error = ""
+        self._endpoint: Endpoint | None = None
+        self._retry = asyncio.Event()
+        self._tasks = Tasks("tunnels")
+        self._runner = self._tasks.start(self._run(), node)
+
+    @property
+    def view(self) -> TunnelView:
+        """How it is now."""
+        return TunnelView(self.node, self._state, self._since, self._error, self._endpoint)
+
+    def wake(self) -> None:
+        """The laptop has slept: whatever was open is dead or about to be; connect afresh at once."""
+        self._retry.set()
+        if self._endpoint is not None:
+            self._endpoint.close("the laptop was asleep")
+
+    async def close(self) -> None:
+        """End the stream in an orderly way: the node gives the pods back at once."""
+        if self._endpoint is not None:
+            self._endpoint.close("the laptop closes the tunnel")
+        await self._tasks.close()
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            connected_at = None
+            try:
+                link = await self._dial(self.node)
+                connected_at = time.monotonic()
+                await self._serve(link)
+            except TproxyError as error:
+                if error.message != self._error:
+                    log.warning("no tunnel: %s", error.message, extra={"node": self.node})
+                self._set(self._state, error.message)
+            if connected_at is not None and time.monotonic() - connected_at >= STABLE_SECONDS:
+                backoff.reset()
+            self._retry.clear()
+            try:
+                async with asyncio.timeout(backoff.next()):
+                    await self._retry.wait()
+            except TimeoutError:
+                continue
+            backoff.reset()
+
+    async def _serve(self, link: Link) -> None:
+        """Hold an open tunnel until it ends."""
+        try:
+            self._endpoint = link.endpoint
+            self._set("connected", "")
+            log.info("tunnel connected", extra={"node": self.node})
+            reason = await link.endpoint.wait_closed()
+            log.warning("tunnel lost", extra={"node": self.node, "reason": reason})
+            self._set("lost", reason)
+        finally:
+            self._endpoint = None
+            link.endpoint.close()
+            await link.close()
+
+    def _set(self, state: State, error: str) -> None:
+        if state != self._state:
+            self._since = time.time()
+        self._state, self._error = state, error
+        self._on_change()
+
+
+class Tunnels:
+    """The tunnels of one session, by node."""
+
+    def __init__(self, dial: Dial, on_change: Callable[[], None]) -> None:
+        self._dial = dial
+        self._on_change = on_change
+        self._nodes: dict[str, NodeTunnel] = {}
+
+    def want(self, nodes: Iterable[str]) -> None:
+        """These nodes have pods of ours now: connect to those without a tunnel."""
+        for node in nodes:
+            tunnel = self._nodes.get(node)
+            if tunnel is None:
+                self._nodes[node] = NodeTunnel(node, self._dial, self._on_change)
+            else:
+                tunnel.wanted_at = time.monotonic()
+
+    async def drop_unwanted(self) -> None:
+        """Close tunnels to nodes that nobody has wanted for a while."""
+        limit = time.monotonic() - LINGER_SECONDS
+        for node in [node for node, tunnel in self._nodes.items() if tunnel.wanted_at < limit]:
+            log.info("tunnel no longer needed", extra={"node": node})
+            await self._nodes.pop(node).close()
+
+    def wake(self) -> None:
+        """The laptop has slept."""
+        for tunnel in self._nodes.values():
+            tunnel.wake()
+
+    def views(self) -> list[TunnelView]:
+        """Every tunnel, sorted by node."""
+        return [self._nodes[node].view for node in sorted(self._nodes)]
+
+    @property
+    def connections(self) -> int:
+        """Connections that go through the tunnels now."""
+        return sum(view.endpoint.stats.connections for view in self.views() if view.endpoint is not None)
+
+    async def close(self) -> None:
+        """Close all."""
+        tunnels, self._nodes = list(self._nodes.values()), {}
+        await asyncio.gather(*(tunnel.close() for tunnel in tunnels))

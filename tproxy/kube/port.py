@@ -32,6 +32,7 @@ DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 REPLICASETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
 STATEFULSETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 DAEMONSETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
+JOBS = Resource("batch", "v1", "jobs", "Job")
 SESSIONS = Resource("tproxy.dev", "v1alpha1", "sessions", "Session")
 INTERCEPTS = Resource("tproxy.dev", "v1alpha1", "intercepts", "Intercept")
 

@@ -39,12 +39,14 @@ _PATH_LIMIT = 103  # macOS; Linux allows four more
 class PortForward:
     """Forwards connections to a unix socket to `port` of a pod, each over a WebSocket of its own."""
 
-    def __init__(self, cluster: ApiCluster, namespace: str, pod: str, port: int, directory: str) -> None:
+    def __init__(
+        self, cluster: ApiCluster, namespace: str, pod: str, port: int, directory: str | os.PathLike[str]
+    ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._pod = pod
         self._port = port
-        self._directory = directory
+        self._directory = os.fspath(directory)
         self._path = ""
         self._server: asyncio.Server | None = None
         self._tasks = Tasks("port-forward")

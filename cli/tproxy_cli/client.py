@@ -93,9 +93,9 @@ class Daemon:
         if start:
             self.ensure_running()
             self._check_version()
-        from http.client import HTTPConnection, HTTPException
-
         with _connect() as connected:
+            from http.client import HTTPConnection, HTTPException  # late: without a daemon it is not needed
+
             connected.settimeout(seconds)
             connection = HTTPConnection("tproxy")
             connection.sock = connected

@@ -97,7 +97,7 @@ def intercept(
 
 def describe(result: Json, wide: bool) -> str:
     """The new intercept in words."""
-    verb = "created" if result.get("created", True) else "unchanged"
+    verb = "created" if result.get("created", True) else "configured"
     lines = [f"intercept/{result['name']} {verb} in {elapsed(result['seconds'])}"]
     for port in result["ports"]:
         protocol = "" if port.get("protocol", "TCP") == "TCP" else f"/{port['protocol'].lower()}"

@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 NONE = "no intercepts; start one with `tproxy intercept WORKLOAD --port PORT`"
 
-_ROLES = {"Ready": "good", "Pending": "doubtful", "Conflicted": "bad", "Refused": "bad"}
+_ROLES = {"Ready": "good", "Pending": "doubtful", "Conflicted": "bad", "Refused": "bad", "Lost": "bad"}
 
 
 def table(console: Console, intercepts: Sequence[Json], *, namespaces: bool, wide: bool) -> str:

@@ -33,9 +33,10 @@ class Outcome:
 
 @dataclass
 class FakeDaemon:
-    """Answers each path with its lines (JSON objects, or bytes sent as they are) and remembers what it was asked."""
+    """Answers each path with its lines (JSON objects, bytes sent as they are, events to wait for) and remembers what
+    it was asked."""
 
-    answers: dict[str, list[Json | bytes]] = field(default_factory=dict)
+    answers: dict[str, list[Json | bytes | threading.Event]] = field(default_factory=dict)
     asked: list[tuple[str, Json]] = field(default_factory=list)
     hang: threading.Event = field(default_factory=threading.Event)
     """Set to let go requests for paths without an answer; they hang until then."""
@@ -80,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.path in fake.answers:
             for line in fake.answers[self.path]:
+                if isinstance(line, threading.Event):
+                    assert line.wait(10)
+                    continue
                 self._chunk(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
         else:
             while not fake.hang.is_set():

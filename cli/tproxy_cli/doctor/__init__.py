@@ -1,0 +1,1 @@
+"""What `tproxy doctor` checks."""

@@ -1,0 +1,198 @@
+"""Checks of the cluster as the user sees it, and of tproxy in it.
+
+kubeconfig ─▶ API server ─┬▶ rights in the namespace, rights to reach the node daemons
+                          ├▶ kinds served
+                          └▶ node daemons: one on each node, ready, of our version
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tproxy.errors import DeniedError, TproxyError
+from tproxy.kube.api import ApiCluster
+from tproxy.kube.config import ClusterConfig, load
+from tproxy.kube.errors import Call, NotFoundError
+from tproxy.kube.port import INTERCEPTS, NODES, PODS, SESSIONS, Resource
+from tproxy.model.pod import Pod
+from tproxy.version import VERSION
+from tproxy_cli.doctor.finding import Finding, failed
+from tproxy_cli.ui.units import latency
+
+CLUSTER = "cluster"
+TPROXY = "tproxy"
+SECONDS = 10.0
+"""How long one check may take."""
+
+SYSTEM_NAMESPACE = "tproxy-system"
+NODE_DAEMON_LABELS = "app.kubernetes.io/name=tproxy,app.kubernetes.io/component=node"
+VERSION_LABEL = "app.kubernetes.io/version"
+
+NAMED = 5
+"""How many nodes or pods a text names."""
+
+RIGHTS: Sequence[tuple[str, Resource]] = (
+    *((verb, SESSIONS) for verb in ("create", "patch", "delete", "list")),
+    *((verb, INTERCEPTS) for verb in ("create", "patch", "delete", "list", "watch")),
+    ("list", PODS),
+)
+
+
+async def check(kubeconfig: str | None, context: str | None, namespace: str | None) -> list[Finding]:
+    """All checks, those that can side by side. What needs an answer that did not come is left out."""
+    try:
+        config = await asyncio.to_thread(load, kubeconfig, context)
+    except TproxyError as error:
+        return [failed(CLUSTER, "kubeconfig", error)]
+    namespace = namespace or config.namespace
+    text = f'context "{config.context}", namespace "{namespace}"'
+    findings = [Finding(CLUSTER, "kubeconfig", "pass", text)]
+    cluster = ApiCluster(config)
+    try:
+        server = await _bounded("api-server", CLUSTER, _server(cluster, config))
+        findings += server
+        if any(finding.outcome == "fail" for finding in server):
+            return findings
+        groups = await asyncio.gather(
+            _bounded("user", CLUSTER, _user(cluster)),
+            _bounded("rights", CLUSTER, _rights(cluster, namespace)),
+            _bounded("kinds", TPROXY, _kinds(cluster)),
+            _bounded("node-daemons", TPROXY, _node_daemons(cluster)),
+        )
+        return findings + [finding for group in groups for finding in group]
+    finally:
+        await cluster.close()
+
+
+async def _bounded(name: str, category: str, check: Awaitable[list[Finding]]) -> list[Finding]:
+    """`check`, with an error or a lack of an answer as a finding."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await check
+    except TimeoutError:
+        hint = "see what `kubectl get --raw /readyz` says"
+        return [Finding(category, name, "fail", f"no answer within {SECONDS:.0f} s", hint)]
+    except TproxyError as error:
+        return [failed(category, name, error)]
+
+
+async def _server(cluster: ApiCluster, config: ClusterConfig) -> list[Finding]:
+    began = time.monotonic()
+    answer = await cluster.transport.json("GET", "/version", Call("get", "version"))
+    took = latency(time.monotonic() - began)
+    version = str(answer.get("gitVersion", "of unknown version"))
+    return [Finding(CLUSTER, "api-server", "pass", f"{config.server} {version}, answered in {took}")]
+
+
+async def _user(cluster: ApiCluster) -> list[Finding]:
+    name = await cluster.whoami()
+    return [Finding(CLUSTER, "user", "pass", name or "the API server does not say (Kubernetes 1.28 and later do)")]
+
+
+async def _rights(cluster: ApiCluster, namespace: str) -> list[Finding]:
+    """One line for each namespace, and one for each right that is missing there."""
+    return [
+        *await _rights_in(cluster, namespace, "intercept", [(verb, resource, "") for verb, resource in RIGHTS]),
+        *await _rights_in(
+            cluster, SYSTEM_NAMESPACE, "reach-nodes", [("list", PODS, ""), ("create", PODS, "portforward")]
+        ),
+    ]
+
+
+async def _rights_in(
+    cluster: ApiCluster, namespace: str, purpose: str, rights: Sequence[tuple[str, Resource, str]]
+) -> list[Finding]:
+    answers = await asyncio.gather(*(cluster.may(verb, kind, namespace, sub) for verb, kind, sub in rights))
+    missing = [right for right, allowed in zip(rights, answers, strict=True) if not allowed]
+    if not missing:
+        text = f'all {len(rights)} rights in namespace "{namespace}"'
+        return [Finding(CLUSTER, f"rights-to-{purpose}", "pass", text)]
+    findings = []
+    for verb, resource, subresource in missing:
+        kind = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
+        option = f" --subresource={subresource}" if subresource else ""
+        findings.append(
+            Finding(
+                CLUSTER,
+                f"rights-to-{purpose}",
+                "fail",
+                f'you may not {verb} {kind}{"/" + subresource if subresource else ""} in namespace "{namespace}"',
+                "ask an administrator for it; to see whether you have it: "
+                f"`kubectl auth can-i {verb} {kind}{option} -n {namespace}`",
+            )
+        )
+    return findings
+
+
+async def _kinds(cluster: ApiCluster) -> list[Finding]:
+    path = f"/apis/{INTERCEPTS.api_version}"
+    try:
+        answer = await cluster.transport.json("GET", path, Call("get", INTERCEPTS.api_version))
+    except NotFoundError:
+        return [
+            Finding(
+                TPROXY,
+                "kinds",
+                "fail",
+                f"tproxy is not installed: the cluster does not serve {INTERCEPTS.api_version}",
+                "ask an administrator to install the chart",
+            )
+        ]
+    listed = answer.get("resources")
+    served = {item.get("name") for item in listed if isinstance(item, dict)} if isinstance(listed, list) else set()
+    wanted = {SESSIONS.plural, INTERCEPTS.plural, f"{INTERCEPTS.plural}/status"}
+    if absent := sorted(wanted - served):
+        text = f"{INTERCEPTS.api_version} lacks {', '.join(absent)}"
+        return [Finding(TPROXY, "kinds", "fail", text, "ask an administrator to upgrade the chart")]
+    return [Finding(TPROXY, "kinds", "pass", f"{INTERCEPTS.api_version} serves sessions and intercepts")]
+
+
+async def _node_daemons(cluster: ApiCluster) -> list[Finding]:
+    listed, nodes = await asyncio.gather(
+        cluster.list(PODS, SYSTEM_NAMESPACE, labels=NODE_DAEMON_LABELS), _schedulable(cluster)
+    )
+    pods = [Pod.from_object(each) for each in listed]
+    see = f"`kubectl -n {SYSTEM_NAMESPACE} get pods -l {NODE_DAEMON_LABELS} -o wide`"
+    if not pods:
+        text = f'no node daemon in namespace "{SYSTEM_NAMESPACE}"'
+        return [Finding(TPROXY, "node-daemons", "fail", text, "ask an administrator to install the chart")]
+    findings = []
+    ready = {pod.node for pod in pods if pod.ready}
+    if unready := sorted({pod.node or pod.name for pod in pods} - ready):
+        text = f"not ready on {_some(unready)}: workloads there cannot be intercepted"
+        findings.append(Finding(TPROXY, "node-daemons", "fail", text, see))
+    if nodes is not None and (bare := sorted(nodes - {pod.node for pod in pods})):
+        text = f"none on {_some(bare)}: workloads there cannot be intercepted"
+        findings.append(Finding(TPROXY, "node-daemons", "warn", text, see))
+    if not findings:
+        count = f"{len(ready)} of {len(nodes)}" if nodes is not None else str(len(ready))
+        noun = "node" if count == "1" else "nodes"
+        findings.append(Finding(TPROXY, "node-daemons", "pass", f"ready on {count} {noun}"))
+    return [*findings, *_versions(pods, see)]
+
+
+def _versions(pods: Iterable[Pod], see: str) -> list[Finding]:
+    others = sorted({f"{pod.labels[VERSION_LABEL]} on {pod.node}" for pod in pods if _differs(pod.labels)})
+    if not others:
+        return []
+    text = f"this command is of version {VERSION}, node daemons of {_some(others)}"
+    return [Finding(TPROXY, "versions", "warn", text, see)]
+
+
+def _differs(labels: Mapping[str, str]) -> bool:
+    return labels.get(VERSION_LABEL, VERSION) != VERSION
+
+
+async def _schedulable(cluster: ApiCluster) -> set[str] | None:
+    """The nodes' names, or None where we may not know them, as most developers."""
+    try:
+        nodes: Sequence[Mapping[str, Any]] = await cluster.list(NODES)
+    except DeniedError:
+        return None
+    return {str(node["metadata"].get("name", "")) for node in nodes}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

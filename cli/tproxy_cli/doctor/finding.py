@@ -1,0 +1,28 @@
+"""The result of one check."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from tproxy.errors import TproxyError
+
+Outcome = Literal["pass", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`text` says what was found, or what is wrong; `hint` what to do about it."""
+
+    category: str
+    name: str
+    outcome: Outcome
+    text: str
+    hint: str = ""
+
+    def data(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+def failed(category: str, name: str, error: TproxyError, outcome: Outcome = "fail") -> Finding:
+    """What an error says, as a finding."""
+    return Finding(category, name, outcome, error.message, error.hint)

@@ -1,0 +1,95 @@
+"""Checks of the laptop: what the daemon runs on, its places, and the daemon itself."""
+
+import importlib.util
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tproxy.errors import TproxyError
+from tproxy.version import VERSION
+from tproxy_cli import config, paths
+from tproxy_cli.client import Daemon, NotRunningError
+from tproxy_cli.doctor.finding import Finding, failed
+
+CATEGORY = "laptop"
+OLDEST_PYTHON = (3, 11)
+
+
+def check() -> list[Finding]:
+    """All checks; none takes long, the daemon's at most some seconds."""
+    return [
+        _python(),
+        _system(),
+        _uvloop(),
+        _place("runtime-directory", paths.runtime_dir),
+        _place("state-directory", paths.state_dir),
+        _configuration(),
+        daemon(),
+    ]
+
+
+def daemon() -> Finding:
+    """Whether the daemon answers, and is of our version."""
+    try:
+        version = Daemon().version()
+    except NotRunningError:
+        return Finding(CATEGORY, "daemon", "pass", "not running; it starts when it is needed")
+    except TproxyError as error:
+        return failed(CATEGORY, "daemon", error)
+    if version != VERSION:
+        return Finding(
+            CATEGORY,
+            "daemon",
+            "warn",
+            f"is of version {version}, this command of version {VERSION}",
+            "`tproxy quit` stops it; the next command starts the new one",
+        )
+    return Finding(CATEGORY, "daemon", "pass", f"running, version {version}")
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info < OLDEST_PYTHON:
+        wanted = ".".join(map(str, OLDEST_PYTHON))
+        return Finding(CATEGORY, "python", "fail", f"is {version}, too old", f"install tproxy with Python {wanted}")
+    return Finding(CATEGORY, "python", "pass", version)
+
+
+def _system() -> Finding:
+    release = platform.release()
+    text = f"{platform.system()} {release} {platform.machine()}"
+    # Its successor calls itself "microsoft-standard-WSL2".
+    if release.endswith("-Microsoft"):
+        return Finding(CATEGORY, "system", "fail", f"{text} is WSL 1", "move it to WSL 2: `wsl --set-version NAME 2`")
+    if platform.system() not in ("Linux", "Darwin"):
+        return Finding(CATEGORY, "system", "fail", f"{text} is not supported", "use Linux, macOS or WSL 2")
+    return Finding(CATEGORY, "system", "pass", text)
+
+
+def _uvloop() -> Finding:
+    if importlib.util.find_spec("uvloop") is None:
+        return Finding(
+            CATEGORY,
+            "uvloop",
+            "warn",
+            "is not installed: the tunnel is slower",
+            f"`{sys.executable} -m pip install uvloop`",
+        )
+    return Finding(CATEGORY, "uvloop", "pass", "installed")
+
+
+def _place(name: str, find: Callable[[], Path]) -> Finding:
+    try:
+        return Finding(CATEGORY, name, "pass", str(find()))
+    except TproxyError as error:
+        return failed(CATEGORY, name, error)
+
+
+def _configuration() -> Finding:
+    path = paths.config_path()
+    try:
+        values = config.load()
+    except TproxyError as error:
+        return failed(CATEGORY, "configuration", error)
+    return Finding(CATEGORY, "configuration", "pass", str(path) if values else "no file, defaults hold")

@@ -1,0 +1,234 @@
+"""`tproxy doctor` against a real API server, that of the lab."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from tproxy_cli.daemon import dial
+from tproxy_cli.doctor import cluster, laptop
+
+from tests.unit.cli.fakes import FakeDaemon, Outcome
+from tproxy.kube.port import NODES, PODS
+from tproxy.lab.api import admission, authn
+from tproxy.lab.api.app import make_app
+from tproxy.lab.api.resources import Kind, builtin_kinds, custom_kinds
+from tproxy.lab.api.store import Store
+
+Tproxy = Callable[..., Outcome]
+Json = dict[str, Any]
+
+USERS = {
+    "admin": authn.admin(),
+    "alice": authn.developer("alice", "shop"),
+    "nobody": authn.nobody(),
+}
+
+
+async def no_dial(namespace: str, name: str, port: int) -> socket.socket:
+    """These pods have no network."""
+    raise ConnectionRefusedError
+
+
+async def no_logs(namespace: str, name: str, container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+    """These pods say nothing."""
+    for line in ():
+        yield line
+
+
+@contextmanager
+def api_server(kinds: Sequence[Kind], fill: Callable[[Store], None]) -> Iterator[str]:
+    """The lab's API server in a thread of its own, with what `fill` puts into it; its address."""
+    loop = asyncio.new_event_loop()
+    address: list[str] = []
+    ready, over = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        store = Store(kinds)
+        admission.install(store)
+        fill(store)
+        runner = web.AppRunner(make_app(store, USERS, no_dial, no_logs), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        address.append("http://{}:{}".format(*runner.addresses[0]))
+        ready.set()
+        await over.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield address[0]
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
+
+
+def kubeconfig(path: Path, server: str, user: str) -> str:
+    """A kubeconfig file for `user` in namespace shop."""
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "lab",
+                "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "me", "namespace": "shop"}}],
+                "clusters": [{"name": "lab", "cluster": {"server": server}}],
+                "users": [{"name": "me", "user": {"token": user}}],
+            }
+        )
+    )
+    return str(path)
+
+
+def daemon_pod(node: str, ready: bool = True, version: str = "") -> Json:
+    """The node daemon's pod on `node`."""
+    labels = {"app.kubernetes.io/name": "tproxy", "app.kubernetes.io/component": "node"}
+    return {
+        "metadata": {
+            "name": f"tproxy-node-{node}",
+            "namespace": cluster.SYSTEM_NAMESPACE,
+            "labels": labels | ({cluster.VERSION_LABEL: version} if version else {}),
+        },
+        "spec": {"nodeName": node, "containers": [{"name": "node", "image": "tproxy-node"}]},
+        "status": {
+            "phase": "Running",
+            "podIP": "10.244.1.2",
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
+    }
+
+
+def filled(*pods: Json, nodes: Sequence[str] = ("node1", "node2")) -> Callable[[Store], None]:
+    """Two nodes and these pods."""
+
+    def fill(store: Store) -> None:
+        for node in nodes:
+            store.create(NODES, {"metadata": {"name": node}})
+        for pod in pods:
+            status = pod.pop("status")
+            store.create(PODS, pod, cluster.SYSTEM_NAMESPACE)
+            store.patch(PODS, pod["metadata"]["name"], {"status": status}, cluster.SYSTEM_NAMESPACE, "status")
+
+    return fill
+
+
+def checks(got: Outcome) -> dict[str, tuple[str, str]]:
+    """Outcome and text by category and name."""
+    return {f"{one['category']}/{one['name']}": (one["outcome"], one["text"]) for one in json.loads(got.out)["checks"]}
+
+
+def test_all_is_well(tproxy: Tproxy, daemon: FakeDaemon, tmp_path: Path) -> None:
+    pods = daemon_pod("node1", version="0.1.0"), daemon_pod("node2")
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(*pods)) as server:
+        config = kubeconfig(tmp_path / "config", server, "admin")
+        got = tproxy("doctor", "--kubeconfig", config)
+    lines = got.out.splitlines()
+    assert got.code == 0, got.out
+    assert lines[0] == "laptop"
+    words = [line.split(maxsplit=2) for line in lines]
+    assert ["pass", "daemon", "running, version 0.1.0"] in words
+    assert ["pass", "kubeconfig", 'context "lab", namespace "shop"'] in words
+    assert ["pass", "rights-to-intercept", 'all 10 rights in namespace "shop"'] in words
+    assert ["pass", "node-daemons", "ready on 2 of 2 nodes"] in words
+    assert lines[-1].endswith(" checks: all passed")
+
+
+def test_a_developer_need_not_see_nodes(tproxy: Tproxy, tmp_path: Path) -> None:
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(daemon_pod("node1"))) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "alice"), "-o", "json")
+    found = checks(got)
+    assert got.code == 0, got.out
+    assert found["cluster/user"] == ("pass", "alice")
+    assert found["cluster/rights-to-reach-nodes"][0] == "pass"
+    assert found["tproxy/node-daemons"] == ("pass", "ready on 1 node")
+
+
+def test_each_missing_right_is_named_with_how_to_check(tproxy: Tproxy, tmp_path: Path) -> None:
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(daemon_pod("node1"))) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "nobody"))
+    assert got.code == 1
+    assert 'you may not create sessions.tproxy.dev in namespace "shop"\n' in got.out
+    assert "`kubectl auth can-i create sessions.tproxy.dev -n shop`\n" in got.out
+    assert "`kubectl auth can-i create pods --subresource=portforward -n tproxy-system`\n" in got.out
+
+
+def test_a_cluster_without_tproxy(tproxy: Tproxy, tmp_path: Path) -> None:
+    with api_server(builtin_kinds(), filled()) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json")
+    found = checks(got)
+    assert got.code == 1
+    assert found["tproxy/kinds"] == (
+        "fail",
+        "tproxy is not installed: the cluster does not serve tproxy.dev/v1alpha1",
+    )
+    assert found["tproxy/node-daemons"] == ("fail", 'no node daemon in namespace "tproxy-system"')
+    assert json.loads(got.out)["failed"] == 2
+
+
+def test_node_daemons_that_are_missing_unready_or_of_another_version(tproxy: Tproxy, tmp_path: Path) -> None:
+    pods = daemon_pod("node1", ready=False), daemon_pod("node2", version="0.0.9")
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(*pods, nodes=["node1", "node2", "node3"])) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json")
+    daemons = [(one["outcome"], one["text"]) for one in json.loads(got.out)["checks"] if one["category"] == "tproxy"]
+    assert got.code == 1
+    assert daemons[1:] == [
+        ("fail", "not ready on node1: workloads there cannot be intercepted"),
+        ("warn", "none on node3: workloads there cannot be intercepted"),
+        ("warn", "this command is of version 0.1.0, node daemons of 0.0.9 on node2"),
+    ]
+
+
+def test_a_server_that_refuses_the_credentials(tproxy: Tproxy, tmp_path: Path) -> None:
+    with api_server(builtin_kinds(), filled()) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "stranger"), "-o", "json")
+    assert got.code == 1
+    assert "cluster/rights" not in checks(got)
+    assert checks(got)["cluster/api-server"][0] == "fail"
+
+
+def test_a_server_that_is_not_there(tproxy: Tproxy, tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", "admin")
+    got = tproxy("doctor", "--kubeconfig", config, "-o", "name")
+    assert (got.code, got.out) == (1, "cluster/api-server\n")
+
+
+def test_a_server_that_does_not_answer(tproxy: Tproxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = kubeconfig(tmp_path / "config", f"http://127.0.0.1:{silent.getsockname()[1]}", "admin")
+        found = checks(tproxy("doctor", "--kubeconfig", config, "-o", "json"))
+    assert found["cluster/api-server"] == ("fail", "no answer within 0 s")
+
+
+def test_no_cluster_at_all(tproxy: Tproxy) -> None:
+    got = tproxy("doctor", "-o", "json")
+    assert got.code == 1
+    assert checks(got)["cluster/kubeconfig"] == ("fail", "no cluster is configured")
+
+
+def test_a_daemon_of_another_version_is_a_warning(daemon: FakeDaemon) -> None:
+    daemon.answers["/v1/version"] = [{"result": {"version": "9.9.9"}}]
+    found = laptop.daemon()
+    assert (found.outcome, found.text) == ("warn", "is of version 9.9.9, this command of version 0.1.0")
+
+
+def test_places_that_are_not_safe_fail(home: Path) -> None:
+    (home / "run" / "tproxy").mkdir()
+    (home / "run" / "tproxy").chmod(0o777)
+    outcomes = {finding.name: finding for finding in laptop.check()}
+    assert outcomes["runtime-directory"].outcome == "fail"
+    assert "chmod 700" in outcomes["runtime-directory"].hint
+    assert outcomes["daemon"].outcome == "fail"
+
+
+def test_the_daemon_looks_for_node_daemons_where_we_do() -> None:
+    assert dial.SYSTEM_NAMESPACE == cluster.SYSTEM_NAMESPACE
+    assert dial.NODE_DAEMON_LABELS == cluster.NODE_DAEMON_LABELS

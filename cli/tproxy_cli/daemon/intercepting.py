@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tproxy.errors import ClusterError, ConflictError, TproxyError
-from tproxy.kube import workloads
 from tproxy.kube.errors import AlreadyExistsError
 from tproxy.kube.port import INTERCEPTS, SESSIONS
+from tproxy.kube.workloads import Resolved, resolve
 from tproxy.model.intercept import Intercept, NodeState, Target
 from tproxy.model.pod import Pod
 from tproxy.model.session import Session
@@ -98,8 +98,8 @@ class Interception:
             "warnings": _warnings(ports),
         }
 
-    async def _resolve(self) -> workloads.Resolved:
-        return await workloads.resolve(self._cluster.api, self._namespace, self._request.target)
+    async def _resolve(self) -> Resolved:
+        return await resolve(self._cluster.api, self._namespace, self._request.target)
 
     async def _session(self, user: str) -> LaptopSession:
         """Our session here; if an earlier daemon's is being taken up, once it has been."""

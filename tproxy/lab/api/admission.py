@@ -99,7 +99,9 @@ class ServiceAddresses:
         if kind.resource != SERVICES or obj["spec"]["type"] == "ExternalName":
             return
         spec = obj["spec"]
-        asked = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
+        asked = spec.get("clusterIPs") or []
+        if spec.get("clusterIP"):
+            asked = [spec["clusterIP"], *asked[1:]]
         if before is not None and (had := before["spec"].get("clusterIPs")):
             asked = asked or had
             if asked[0] != had[0]:

@@ -132,8 +132,10 @@ class _Server:
             raise BadRequestError("tailLines: a number is needed")
         container = http.query.get("container", "")
         lines = self._read_logs(info.namespace, info.name, container, follow, int(tail) if tail else None)
+        first = await anext(lines, b"")  # says here, not after the headers, that there is no such container
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(http)
+        await response.write(first)
         async for chunk in lines:
             await response.write(chunk)
         return response

@@ -96,15 +96,12 @@ def _apply(document: Any, operation: Any) -> Any:
     if not path:
         return value
     parent, last = _lookup(document, path[:-1]), path[-1]
-    if isinstance(parent, list):
-        index = len(parent) if last == "-" else int(last)
-        if not 0 <= index <= len(parent):
-            raise IndexError(index)
-        parent[index : index + (kind == "replace")] = [value]
+    if kind == "replace":
+        _lookup(parent, [last])  # must be there
+    if isinstance(parent, list) and kind != "replace":
+        parent.insert(len(parent) if last == "-" else _index(last, len(parent) + 1), value)
     else:
-        if kind == "replace" and last not in parent:
-            raise KeyError(last)
-        parent[last] = value
+        parent[_index(last, len(parent)) if isinstance(parent, list) else last] = value
     return document
 
 
@@ -114,12 +111,18 @@ def _pointer(text: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:]]
 
 
+def _index(text: str, length: int) -> int:
+    if not text.isdecimal() or int(text) >= length:
+        raise IndexError(text)
+    return int(text)
+
+
 def _lookup(document: Any, path: list[str]) -> Any:
     for part in path:
-        document = document[int(part)] if isinstance(document, list) else document[part]
+        document = document[_index(part, len(document)) if isinstance(document, list) else part]
     return document
 
 
 def _remove(document: Any, path: list[str]) -> None:
     parent = _lookup(document, path[:-1])
-    del parent[int(path[-1]) if isinstance(parent, list) else path[-1]]
+    del parent[_index(path[-1], len(parent)) if isinstance(parent, list) else path[-1]]

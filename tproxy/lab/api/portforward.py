@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import WSMsgType, web
 
+from tproxy.errors import TproxyError
 from tproxy.kube.port import Object
 from tproxy.lab.api.errors import BadRequestError
 from tproxy.tasks import Tasks
 
 Dial = Callable[[str, str, int], Awaitable[socket.socket]]
-"""namespace, pod, port -> a connected socket inside the pod's namespace. Raises OSError."""
+"""namespace, pod, port -> a connected socket inside the pod's namespace. Raises OSError or TproxyError."""
 
 SUBPROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
 CHUNK_BYTES = 256 * 1024
@@ -75,7 +76,7 @@ class _Forward:
             for index, port in enumerate(self._ports):
                 try:
                     self._sockets[2 * index] = await dial(self._namespace, self._pod, port)
-                except OSError as error:
+                except (OSError, TproxyError) as error:
                     await self._fail(2 * index, f"failed to connect to localhost:{port} in the pod", error)
             if self._sockets:
                 to_client = [tasks.start(self._to_client(*item), "to client") for item in self._sockets.items()]
@@ -110,7 +111,7 @@ class _Forward:
             await self._fail(channel, "lost the connection to the pod", error)
             return b""
 
-    async def _fail(self, channel: int, what: str, error: OSError) -> None:
-        port, why = self._ports[channel // 2], error.strerror or str(error)
+    async def _fail(self, channel: int, what: str, error: Exception) -> None:
+        port, why = self._ports[channel // 2], getattr(error, "strerror", None) or str(error)
         text = f"error forwarding port {port} to pod {self._namespace}/{self._pod}: {what}: {why.lower()}"
         await self._ws.send_bytes(bytes((channel + 1,)) + text.encode())

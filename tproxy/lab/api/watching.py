@@ -19,17 +19,17 @@ STALLED_SECONDS = 30.0
 """How long a client may leave a full socket unread before it is dropped."""
 
 
-async def serve(request: web.Request, store: Store, kind: Kind, namespace: str) -> web.StreamResponse:
+async def serve(http: web.Request, store: Store, kind: Kind, namespace: str) -> web.StreamResponse:
     """Answer a watch request until the client goes, falls behind, or `timeoutSeconds` are over."""
-    query, resource = request.query, kind.resource
+    query, resource = http.query, kind.resource
     matches = selectors.matcher(resource.kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
-    stream = _Stream(query, store, resource, namespace, matches, renderer(request, kind))
+    stream = _Stream(query, store, resource, namespace, matches, renderer(http, kind))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     first = stream.initial()
-    await response.prepare(request)
+    await response.prepare(http)
     await response.write(first)
     end = asyncio.get_running_loop().time() + stream.seconds
-    while not stream.ended and request.transport is not None and not request.transport.is_closing():
+    while not stream.ended and (transport := http.transport) is not None and not transport.is_closing():
         left = end - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(min(left, BOOKMARK_SECONDS)):
@@ -39,8 +39,12 @@ async def serve(request: web.Request, store: Store, kind: Kind, namespace: str) 
             # A change may have come together with the time-out.
             lines = stream.changes() + stream.bookmark()
             stream.ended = stream.ended or left <= BOOKMARK_SECONDS
-        async with asyncio.timeout(STALLED_SECONDS):
-            await response.write(lines)
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                await response.write(lines)
+        except TimeoutError:
+            transport.abort()
+            break
     return response
 
 
@@ -103,7 +107,7 @@ class _Stream:
 
     def bookmark(self, initial_events_end: bool = False) -> bytes:
         """The line that tells how far the client has come, if it wants such lines."""
-        if not self._bookmarks:
+        if not self._bookmarks or self.ended:
             return b""
         metadata: Object = {"resourceVersion": str(self.version), "creationTimestamp": None}
         if initial_events_end:

@@ -57,6 +57,7 @@ _FUNCTIONS: tuple[tuple[str, type, tuple[type, ...]], ...] = (
     ("bpf_link_get_next_id", _INT, (_U32, _U32_OUT)),
     ("bpf_obj_get_info_by_fd", _INT, (_INT, _POINTER, _U32_OUT)),
     ("libbpf_num_possible_cpus", _INT, ()),
+    ("libbpf_strerror", _INT, (_INT, _POINTER, ctypes.c_size_t)),
     ("libbpf_set_print", _POINTER, (_PrintFunction,)),
 )
 
@@ -65,7 +66,9 @@ class BpfError(OSError):
     """A refused BPF operation. `lines` are libbpf's last words, the verifier's included."""
 
     def __init__(self, number: int, what: str, lines: tuple[str, ...] = ()) -> None:
-        super().__init__(number, f"{what}: {os.strerror(number)}")
+        text = ctypes.create_string_buffer(128)
+        library().libbpf_strerror(number, text, len(text))  # it has numbers of its own, beyond errno's
+        super().__init__(number, f"{what}: {text.value.decode()}")
         self.lines = lines
 
 

@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tproxy.errors import TproxyError
@@ -22,6 +21,7 @@ from tproxy_cli import paths
 if TYPE_CHECKING:
     import subprocess
     from http.client import HTTPResponse
+    from pathlib import Path
 
 START_SECONDS = 10.0
 """How long a started daemon may take until it listens."""
@@ -53,16 +53,6 @@ class NotRunningError(TproxyError):
 
 class SilentError(TproxyError):
     """The daemon is there but does not answer in time."""
-
-
-def cluster_body(kubeconfig: str | None, context: str | None, namespace: str | None) -> Json:
-    """The part of a request that names the cluster.
-
-    Paths are absolute and `$KUBECONFIG` is spelled out, for the daemon has a directory and an environment of its own.
-    """
-    listed = kubeconfig or os.environ.get("KUBECONFIG") or ""
-    files = [os.path.abspath(os.path.expanduser(name)) for name in listed.split(os.pathsep) if name]
-    return {"kubeconfig": os.pathsep.join(files) or None, "context": context, "namespace": namespace}
 
 
 class Daemon:
@@ -232,7 +222,7 @@ def peer_pid(connection: socket.socket) -> int | None:
     return int.from_bytes(credentials[:4], sys.byteorder) or None
 
 
-def _spawn(log: Path) -> "subprocess.Popen[bytes]":
+def _spawn(log: "Path") -> "subprocess.Popen[bytes]":
     import subprocess
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -266,7 +256,7 @@ def _lock_held() -> bool:
         os.close(descriptor)
 
 
-def _log_end(log: Path, since: int) -> str:
+def _log_end(log: "Path", since: int) -> str:
     """The last lines that were written after byte `since`, indented, to be put below an error."""
     with log.open("rb") as file:
         file.seek(since)

@@ -33,7 +33,8 @@ def load() -> dict[str, Any]:
     """
     path = paths.config_path()
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

@@ -4,15 +4,18 @@ Precedence: flag, then environment (`TPROXY_` and the flag's name), then the con
 """
 
 import functools
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from tproxy_cli import config
-from tproxy_cli.client import Daemon, Json, cluster_body
 from tproxy_cli.ui.console import Console
+
+if TYPE_CHECKING:
+    from tproxy_cli.client import Daemon, Json
 
 Function = Callable[..., Any]
 
@@ -63,14 +66,26 @@ def console() -> Console:
     return found if found is not None else Console()
 
 
-def daemon(speech: Console) -> Daemon:
+def daemon(speech: Console) -> "Daemon":
     """The laptop daemon, telling its news to `speech`."""
+    from tproxy_cli.client import Daemon
+
     return Daemon(speech.progress, speech.warn)
 
 
 def root_options(function: Function) -> Function:
     """`-v`, `--progress` and `--color` of `tproxy` itself, before the command's name."""
     return _speech_options(function, only_typed=False)
+
+
+def cluster_body(kubeconfig: str | None, context: str | None, namespace: str | None) -> "Json":
+    """The part of a request that names the cluster.
+
+    Paths are absolute and `$KUBECONFIG` is spelled out, for the daemon has a directory and an environment of its own.
+    """
+    listed = kubeconfig or os.environ.get("KUBECONFIG") or ""
+    files = [os.path.abspath(os.path.expanduser(name)) for name in listed.split(os.pathsep) if name]
+    return {"kubeconfig": os.pathsep.join(files) or None, "context": context, "namespace": namespace}
 
 
 def cluster_options(function: Function) -> Function:
@@ -103,9 +118,10 @@ output_option = click.option(
 def complete(ctx: click.Context, what: str, prefix: str) -> list[str]:
     """Names for the shell's completion, from the daemon if it runs; none rather than an error or a delay."""
     from tproxy.errors import TproxyError
+    from tproxy_cli.client import Daemon
 
     flags = (ctx.params.get(name) for name in ("kubeconfig", "context", "namespace"))
-    body: Json = {"cluster": cluster_body(*flags), "what": what, "prefix": prefix}
+    body: dict[str, Any] = {"cluster": cluster_body(*flags), "what": what, "prefix": prefix}
     try:
         return [str(item) for item in Daemon().call("/v1/complete", body, seconds=0.2)["items"]]
     except (TproxyError, KeyError):

@@ -4,20 +4,23 @@
     state_dir()     log and sessions   $XDG_STATE_HOME/tproxy, else ~/.local/state/tproxy (0700)
     config_path()   defaults of flags  $TPROXY_CONFIG, else tproxy/config.yaml in $XDG_CONFIG_HOME or ~/.config
 
-Used by every command, so this module imports next to nothing.
+Used by every command, so this module imports next to nothing at first.
 """
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tproxy.errors import TproxyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOCKET_PATH_LIMIT = 103
 """Longest path in bytes that a unix socket can have everywhere (macOS: 104 with the final NUL)."""
 
 
-def runtime_dir() -> Path:
+def runtime_dir() -> "Path":
     """The directory of the daemon's socket and lock, made if it is missing.
 
     `$XDG_RUNTIME_DIR` counts only if it is a directory of this user that can be written: under `sudo` and `su`
@@ -32,57 +35,59 @@ def runtime_dir() -> Path:
     return _private_directory(directory)
 
 
-def state_dir() -> Path:
+def state_dir() -> "Path":
     """The directory of the daemon's log and sessions, made if it is missing. Raises TproxyError if not ours."""
     return _private_directory(_state_path())
 
 
-def socket_path() -> Path:
+def socket_path() -> "Path":
     """The daemon's unix socket."""
     return runtime_dir() / "daemon.sock"
 
 
-def lock_path() -> Path:
+def lock_path() -> "Path":
     """The file on which the running daemon holds a lock."""
     return runtime_dir() / "daemon.lock"
 
 
-def log_path() -> Path:
+def log_path() -> "Path":
     """The daemon's log. Creates nothing, so that errors can name it."""
     return _state_path() / "daemon.log"
 
 
-def sessions_path() -> Path:
+def sessions_path() -> "Path":
     """The daemon's sessions with their tokens."""
     return state_dir() / "sessions.json"
 
 
-def config_path() -> Path:
+def config_path() -> str:
     """The configuration file, whether it exists or not."""
-    if explicit := os.environ.get("TPROXY_CONFIG"):
-        return Path(explicit)
-    return _xdg("XDG_CONFIG_HOME", ".config") / "tproxy" / "config.yaml"
+    return os.environ.get("TPROXY_CONFIG") or os.path.join(_xdg("XDG_CONFIG_HOME", ".config"), "tproxy/config.yaml")
 
 
-def _runtime_path() -> Path:
+def _runtime_path() -> "Path":
+    from pathlib import Path
+
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if _is_own_directory(base):
         return Path(base) / "tproxy"
     return Path(f"/tmp/tproxy-{os.getuid()}")  # noqa: S108 -- _private_directory checks whose it is
 
 
-def _state_path() -> Path:
-    return _xdg("XDG_STATE_HOME", ".local/state") / "tproxy"
+def _state_path() -> "Path":
+    from pathlib import Path
+
+    return Path(_xdg("XDG_STATE_HOME", ".local/state")) / "tproxy"
 
 
-def _xdg(variable: str, below_home: str) -> Path:
+def _xdg(variable: str, below_home: str) -> str:
     value = os.environ.get(variable, "")
     if os.path.isabs(value):  # the specification: relative values are to be ignored
-        return Path(value)
+        return value
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
         raise TproxyError("cannot find your home directory", "set HOME")
-    return Path(home) / below_home
+    return os.path.join(home, below_home)
 
 
 def _is_own_directory(path: str) -> bool:
@@ -95,7 +100,7 @@ def _is_own_directory(path: str) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and os.access(path, os.W_OK | os.X_OK)
 
 
-def _private_directory(path: Path) -> Path:
+def _private_directory(path: "Path") -> "Path":
     """Make `path` with mode 0700 or check that it is ours alone: who can write there could stand in for us."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

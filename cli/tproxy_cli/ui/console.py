@@ -5,16 +5,45 @@ With `--progress json` everything on stderr is a JSON object per line: progress,
 
 import os
 import sys
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import click
 
 from tproxy.errors import TproxyError
 from tproxy_cli.ui.errors import causes
 from tproxy_cli.ui.printable import printable
-from tproxy_cli.ui.progress import JsonLines, PlainLines, Progress, Silent, Spinner
 
 _ROLES = {"good": "green", "doubtful": "yellow", "bad": "red", "command": "cyan"}
+
+
+class Progress(Protocol):
+    """A place for news about something that is under way."""
+
+    def say(self, text: str) -> None:
+        """Show what is being done now."""
+        ...
+
+    def event(self, event: dict[str, object]) -> bool:
+        """Show `event` for programs, if this is for programs; whether it is."""
+        ...
+
+    def clear(self) -> None:
+        """Leave the place to other output; the next `say` takes it again."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def event(self, event: dict[str, object]) -> bool:
+        """Do nothing."""
+        return False
+
+    def clear(self) -> None:
+        """Do nothing."""
 
 
 class Console:
@@ -82,11 +111,7 @@ class Console:
         click.echo(text, err=True, color=True)
 
     def _event(self, event: dict[str, object]) -> bool:
-        sink = self._sink()
-        if not isinstance(sink, JsonLines):
-            return False
-        sink.event(event)
-        return True
+        return self._sink().event(event)
 
     def _colored(self, stream: TextIO) -> bool:
         if self.color != "auto":
@@ -103,6 +128,8 @@ def _make_progress(mode: str) -> Progress:
     stream = sys.stderr
     if mode == "off" or stream is None:
         return Silent()
+    from tproxy_cli.ui.progress import JsonLines, PlainLines, Spinner
+
     if mode == "json":
         return JsonLines(stream)
     return Spinner(stream) if mode == "auto" and _is_terminal(stream) else PlainLines(stream)

@@ -1,8 +1,6 @@
 """Any exception as an error a person can act on."""
 
 import os
-import re
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -33,6 +31,8 @@ def explain(error: BaseException) -> TproxyError:
 def causes(error: BaseException) -> list[str]:
     """The chain of what led to `error`, nearest first; the whole traceback where it is a defect."""
     if isinstance(error, UnexpectedError) and error.__cause__ is not None:
+        import traceback
+
         return ["".join(traceback.format_exception(error.__cause__)).rstrip()]
     found: list[str] = []
     cause = error.__cause__ or error.__context__
@@ -48,6 +48,8 @@ def _short(text: str) -> str:
 
 
 def _keep_traceback(error: BaseException) -> str:
+    import traceback
+
     from tproxy_cli import paths
 
     try:
@@ -76,7 +78,8 @@ def _explain_usage(error: click.ClickException) -> TproxyError:
         hint = f"write `{usage}`; see `{path} --help`"
     elif isinstance(error, click.BadParameter) and error.param is not None:
         message = f"{_origin(error.param, error.ctx)}: {error.message}"
-    message = message[:1].lower() + message[1:] if not re.match(r"[A-Z]{2}", message) else message
+    if not message[:2].isupper():  # not the name of an argument
+        message = message[:1].lower() + message[1:]
     return InvalidError(message.rstrip("."), hint, exit_code=error.exit_code)
 
 

@@ -4,29 +4,7 @@ import json
 import shutil
 import threading
 import time
-from typing import Protocol, TextIO
-
-
-class Progress(Protocol):
-    """A place for news about something that is under way."""
-
-    def say(self, text: str) -> None:
-        """Show what is being done now."""
-        ...
-
-    def clear(self) -> None:
-        """Leave the place to other output; the next `say` takes it again."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def say(self, text: str) -> None:
-        """Do nothing."""
-
-    def clear(self) -> None:
-        """Do nothing."""
+from typing import TextIO
 
 
 class PlainLines:
@@ -42,6 +20,10 @@ class PlainLines:
             self._last = text
             print(text, file=self._stream, flush=True)
 
+    def event(self, event: dict[str, object]) -> bool:
+        """Events are for programs."""
+        return False
+
     def clear(self) -> None:
         """Nothing is to be cleared."""
 
@@ -56,9 +38,10 @@ class JsonLines:
         """Write `{"progress": text}`."""
         self.event({"progress": text})
 
-    def event(self, event: dict[str, object]) -> None:
+    def event(self, event: dict[str, object]) -> bool:
         """Write any object as a line."""
         print(json.dumps(event), file=self._stream, flush=True)
+        return True
 
     def clear(self) -> None:
         """Nothing is to be cleared."""
@@ -88,6 +71,10 @@ class Spinner:
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
+
+    def event(self, event: dict[str, object]) -> bool:
+        """Events are for programs."""
+        return False
 
     def clear(self) -> None:
         """Stop and wipe the line."""

@@ -92,8 +92,8 @@ def test_a_path_too_long_for_a_socket(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_configuration_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert paths.config_path() == home / ".config" / "tproxy" / "config.yaml"
+    assert paths.config_path() == f"{home}/.config/tproxy/config.yaml"
     monkeypatch.setenv("XDG_CONFIG_HOME", "/etc/xdg")
-    assert paths.config_path() == Path("/etc/xdg/tproxy/config.yaml")
+    assert paths.config_path() == "/etc/xdg/tproxy/config.yaml"
     monkeypatch.setenv("TPROXY_CONFIG", "/etc/tproxy.yaml")
-    assert paths.config_path() == Path("/etc/tproxy.yaml")
+    assert paths.config_path() == "/etc/tproxy.yaml"

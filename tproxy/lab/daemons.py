@@ -1,0 +1,107 @@
+"""The node daemons as the lab runs them: one ordinary pod for each node, put back if somebody deletes it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from tproxy.errors import ClusterError
+from tproxy.kube.errors import AlreadyExistsError
+from tproxy.kube.port import PODS, Object
+from tproxy.lab.addresses import Node
+from tproxy.lab.api.authn import READ, Rule, User
+from tproxy.lab.api.store import Store
+from tproxy.lab.controllers.deployments import is_ready
+from tproxy.lab.layout import Layout
+
+NAMESPACE = "tproxy-system"
+ACCOUNT = "tproxy-node"
+HTTP_PORT = 4771
+READY_SECONDS = 30.0
+"""How long the daemons may take to become ready."""
+
+_LABELS = {"app.kubernetes.io/name": "tproxy", "app.kubernetes.io/component": "node"}
+_SELECTOR = ",".join(f"{key}={value}" for key, value in _LABELS.items())
+
+
+def user() -> User:
+    """The daemons' identity, with the rights that the chart's ClusterRole gives."""
+    return User(
+        f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}",
+        ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"),
+        (
+            Rule(READ, frozenset({"*"})),
+            Rule(frozenset({"update", "patch"}), frozenset({"intercepts.tproxy.dev/status"})),
+            Rule(frozenset({"delete"}), frozenset({"sessions.tproxy.dev"})),
+        ),
+    )
+
+
+def pod_name(node: Node) -> str:
+    """Name of a node's daemon pod."""
+    return f"tproxy-node-{node.name}"
+
+
+def pod(layout: Layout, node: Node) -> Object:
+    """The daemon's pod: what the chart's DaemonSet would make, with a host process instead of an image."""
+    return {
+        "metadata": {"name": pod_name(node), "namespace": NAMESPACE, "labels": _LABELS},
+        "spec": {
+            "nodeName": node.name,
+            "serviceAccountName": ACCOUNT,
+            "terminationGracePeriodSeconds": 5,
+            "containers": [
+                {
+                    "name": "node",
+                    "image": "tproxy-node",
+                    "command": ["python", "-m", "tproxy_node"],
+                    "args": ["--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc"],
+                    "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                    "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+                    "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2},
+                    "livenessProbe": {
+                        "httpGet": {"path": "/healthz", "port": "http"},
+                        "initialDelaySeconds": 10,
+                        "periodSeconds": 10,
+                        "failureThreshold": 6,
+                    },
+                }
+            ],
+        },
+    }
+
+
+async def keep(layout: Layout, nodes: Sequence[Node], store: Store) -> None:
+    """Create the daemons' pods, and create each again whenever it is gone, for ever."""
+    while True:
+        version = store.version
+        present = {found["metadata"]["name"] for found in store.list(PODS, NAMESPACE)}
+        for node in nodes:
+            if pod_name(node) not in present:
+                try:
+                    store.create(PODS, pod(layout, node))
+                except AlreadyExistsError:
+                    continue
+        await store.wait([PODS], version)
+
+
+async def wait_ready(nodes: Sequence[Node], store: Store) -> None:
+    """Return once every node's daemon is ready. Raises ClusterError after READY_SECONDS, saying why they aren't."""
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                version = store.version
+                if sum(is_ready(daemon) for daemon in _daemons(store)) >= len(nodes):
+                    return
+                await store.wait([PODS], version)
+    except TimeoutError:
+        reasons = "; ".join(_trouble(daemon) for daemon in _daemons(store) if not is_ready(daemon))
+        raise ClusterError(f"the node daemons are not ready after {READY_SECONDS:g} s: {reasons}") from None
+
+
+def _daemons(store: Store) -> list[Object]:
+    return store.list(PODS, NAMESPACE, labels=_SELECTOR)
+
+
+def _trouble(daemon: Object) -> str:
+    conditions = daemon.get("status", {}).get("conditions") or []
+    message = next((one.get("message") for one in conditions if one["type"] == "Ready"), None)
+    return f"{daemon['metadata']['name']}: {message or 'not started'}"

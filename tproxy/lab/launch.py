@@ -1,0 +1,196 @@
+"""`lab up` and `lab down`: start the lab server; remove whatever a lab, even a crashed one, has left."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tproxy.errors import ConflictError, InvalidError, TproxyError
+from tproxy.lab import cgroup, records
+from tproxy.lab.addresses import MAX_NODES
+from tproxy.lab.layout import BIN, NETNS, PATH, RUN, Layout
+
+_PACKAGES = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "unshare": "util-linux", "mount": "mount"}
+_LOG_TAIL_BYTES = 2000
+
+
+def require_root(what: str) -> None:
+    """Raises TproxyError unless the process is root's: namespaces, links and cgroups are made."""
+    if os.geteuid() != 0:
+        raise TproxyError(f"`tproxy lab {what}` needs root", f"`sudo {BIN}/tproxy lab {what}`")
+
+
+def check_machine() -> None:
+    """Raises TproxyError naming what this machine lacks."""
+    if not sys.platform.startswith("linux"):
+        raise TproxyError("the lab is made of Linux network namespaces", "run it on a Linux machine, or in a VM")
+    cgroup.mount_point()
+    missing = [tool for tool in _PACKAGES if shutil.which(tool, path=PATH) is None]
+    if missing:
+        packages = " ".join(dict.fromkeys(_PACKAGES[tool] for tool in missing))
+        raise TproxyError(f"not installed: {', '.join(missing)}", f"`apt-get install {packages}`")
+    if not Path("/etc/resolv.conf").exists():
+        raise TproxyError("/etc/resolv.conf is missing, and places need one to cover", "`touch /etc/resolv.conf`")
+
+
+def up(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str], None]) -> None:
+    """Start the lab and return when it is ready. On failure nothing of it is left. Raises TproxyError."""
+    if not 1 <= nodes <= MAX_NODES:
+        raise InvalidError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}", "`tproxy lab up --nodes 2`")
+    check_machine()
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    try:
+        layout.state.mkdir(mode=0o700)
+    except FileExistsError:
+        raise _exists(layout) from None
+    try:
+        if layout.cgroup.exists() or layout.present_netns():
+            # Its files are gone but processes or namespaces aren't: somebody cleaned /run by hand.
+            remove(layout, keep_state=True)
+        _start_server(layout, nodes, with_daemons, progress)
+    except BaseException:
+        remove(layout)
+        raise
+
+
+def down(layout: Layout) -> bool:
+    """Remove everything of the lab. False if there was nothing. Raises TproxyError if something cannot be removed."""
+    if not (layout.state.exists() or layout.cgroup.exists() or layout.present_netns()):
+        return False
+    remove(layout)
+    return True
+
+
+def server_alive(layout: Layout) -> bool:
+    """Whether the lab server runs; it is all that lives in its cgroup."""
+    return any(True for _ in cgroup.processes(layout.place_cgroup("server")))
+
+
+def _exists(layout: Layout) -> TproxyError:
+    if server_alive(layout):
+        return ConflictError(
+            f"the lab {layout.name!r} is already up",
+            f"`tproxy lab status{_named(layout)}` shows it, `tproxy lab down{_named(layout)}` ends it",
+            exit_code=1,
+        )
+    return TproxyError(
+        f"a lab {layout.name!r} has crashed and left things behind", f"`tproxy lab down{_named(layout)}`"
+    )
+
+
+def _named(layout: Layout) -> str:
+    return "" if layout.name == "lab" else f" --name {layout.name}"
+
+
+def _start_server(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str], None]) -> None:
+    group = layout.place_cgroup("server")
+    group.mkdir(parents=True)
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "tproxy.lab.server", "--name", layout.name, "--nodes", str(nodes)]
+    command += ["--announce", str(writing)] + ([] if with_daemons else ["--without-daemons"])
+    with layout.server_log.open("ab") as log, os.fdopen(reading) as lines:
+        try:
+            server = subprocess.Popen(
+                ["/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(group), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[writing],
+            )
+        finally:
+            os.close(writing)
+        for line in lines:
+            said = json.loads(line)
+            if "ready" in said:
+                # It goes on without us; its exit status is nobody's concern.
+                server.returncode = 0
+                return
+            if "error" in said:
+                server.wait()
+                raise TproxyError(said["error"], said["hint"])
+            progress(said["progress"])
+    code = server.wait()
+    tail = layout.server_log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+    raise TproxyError(f"the lab server ended with {code} before the lab was up:\n{tail}")
+
+
+def remove(layout: Layout, keep_state: bool = False) -> None:
+    """End the lab's processes, then remove its namespaces, cgroups and files. Every step is tried."""
+    failures = []
+    cgroup.leave(layout.cgroup)
+    for step in (_end_processes, _delete_namespaces, *([] if keep_state else [_delete_files])):
+        try:
+            step(layout)
+        except (TproxyError, OSError) as error:
+            failures.append(str(error))
+    if failures:
+        raise TproxyError(f"the lab {layout.name!r} is not completely gone: {'; '.join(failures)}")
+
+
+def _end_processes(layout: Layout) -> None:
+    cgroup.end(layout.cgroup)
+    # Whoever entered a namespace by other means (`ip netns exec`) would keep it alive.
+    deadline = time.monotonic() + 2.0
+    while strangers := list(_inside(layout)):
+        for pid in strangers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        if time.monotonic() > deadline:
+            raise TproxyError(f"processes {strangers} stay in the lab's namespaces")
+        time.sleep(0.005)
+
+
+def _inside(layout: Layout) -> Iterator[int]:
+    own = set()
+    for name in layout.present_netns():
+        with contextlib.suppress(OSError):
+            status = (NETNS / name).stat()
+            own.add((status.st_dev, status.st_ino))
+    if not own:
+        return
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                status = os.stat(f"/proc/{entry.name}/ns/net")
+                state = Path("/proc", entry.name, "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) in own and state != "Z":
+                yield int(entry.name)
+
+
+def _delete_namespaces(layout: Layout) -> None:
+    names = layout.present_netns()
+    if names:
+        script = "".join(f"netns del {name}\n" for name in names)
+        done = subprocess.run(
+            ["ip", "-force", "-batch", "-"], input=script, text=True, capture_output=True, check=False
+        )
+        if left := layout.present_netns():
+            raise TproxyError(f"namespaces {', '.join(left)} cannot be deleted: {done.stderr.strip()[:512]}")
+
+
+def _delete_files(layout: Layout) -> None:
+    if layout.state.exists():
+        shutil.rmtree(layout.state)
+    with contextlib.suppress(OSError):
+        RUN.rmdir()
+
+
+def facts(layout: Layout) -> dict[str, object]:
+    """What is known of the lab, with `state` up, starting, crashed or down. Raises TproxyError."""
+    known = records.read(layout)
+    if known is None:
+        state = "crashed" if layout.state.exists() else "down"
+        if state == "crashed" and server_alive(layout):
+            state = "starting"
+        return {"name": layout.name, "state": state}
+    if not server_alive(layout):
+        known["state"] = "crashed"
+    return known

@@ -1,4 +1,9 @@
-"""Joins one TCP connection with one connection of the tunnel, so that each end sees what the other does."""
+"""Joins one TCP connection with one connection of the tunnel, so that each end sees what the other one does.
+
+TCP                         tunnel
+bytes, FIN, RST        ──>  DATA, FIN, RESET        reading stops while the tunnel is full
+bytes, FIN, RST        <──  DATA, FIN, RESET        credit returns when the kernel has taken the bytes
+"""
 
 import asyncio
 import contextlib
@@ -9,27 +14,31 @@ from typing import cast
 
 from tproxy.model.flow import OpenRequest, ResetReason
 from tproxy.tasks import Tasks
-from tproxy.tunnel.endpoint import Conn, Endpoint
+from tproxy.tunnel.conn import Conn
+from tproxy.tunnel.endpoint import Endpoint
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
 class Bridge(asyncio.Protocol):
-    """One TCP transport and one `Conn`. Give it to `create_connection`, `connect_accepted_socket` or the like.
+    """The protocol of a TCP transport and the sink of a `Conn`; the two may come in either order.
 
-    `conn` may be set before or after the transport is there; bytes from the tunnel wait within their credit.
+    What arrives from the tunnel before TCP stands waits here, within the credit. A connection that the peer opened
+    is accepted when TCP stands.
     """
 
     def __init__(self, conn: Conn | None = None) -> None:
         self._conn: Conn | None = None
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
-        self._early_eof = False
         self._unconsumed = 0
         self._writable = True
-        self._tcp_eof = False
-        self._eof_written = False
+        self._tcp_eof = False  # the TCP peer has finished
+        self._conn_eof = False  # the tunnel's peer has finished
+        self._reset = False
+        self._connecting: asyncio.Task[None] | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the TCP connection is gone, or will never be."""
         if conn is not None:
             self.join(conn)
 
@@ -38,16 +47,26 @@ class Bridge(asyncio.Protocol):
         self._conn = conn
         conn.sink = self
 
+    def abort(self, detail: str = "") -> None:
+        """End both sides at once with a reset."""
+        if self._conn is not None:
+            self._conn.reset(ResetReason.RESET, detail)
+        self.conn_reset(ResetReason.RESET, detail)
+
     # The TCP side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP stands: pass on what came early."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without inheriting from it
+        tcp = cast(asyncio.Transport, transport)  # uvloop's is one without inheriting from it
+        self._transport = tcp
+        if self._reset:
+            abort_with_reset(tcp)
+            return
         early, self._early = self._early, []
         for data in early:
             self.conn_data(data)
-        if self._early_eof:
-            self.conn_eof()
+        if self._conn_eof:
+            self._finish_tcp(tcp)
         if self._conn is not None:
             self._conn.accept()
 
@@ -57,65 +76,73 @@ class Bridge(asyncio.Protocol):
             self._conn.write(data)
 
     def eof_received(self) -> bool:
-        """The TCP peer sends no more; keep the transport open."""
+        """The TCP peer has finished; the other direction stays open."""
         self._tcp_eof = True
         if self._conn is not None:
             self._conn.write_eof()
-        self._end_if_over()
+        if self._conn_eof and self._transport is not None:
+            self._transport.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """TCP is gone: by its peer's reset, or because both directions have ended."""
+        """TCP is gone: both directions have finished, or it broke."""
         conn = self._conn
-        if conn is not None and not conn.closed and (exc is not None or not self._tcp_eof):
-            conn.reset(ResetReason.RESET)
-        if not self.done.done():
-            self.done.set_result(None)
+        if conn is not None:
+            if exc is not None or not (self._tcp_eof and self._conn_eof):
+                conn.reset(ResetReason.RESET)
+            unconsumed, self._unconsumed = self._unconsumed, 0
+            conn.consumed(unconsumed)
+        self._over()
 
     def pause_writing(self) -> None:
-        """The TCP peer reads slowly."""
+        """The TCP peer reads more slowly than the tunnel brings."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """The TCP peer has caught up."""
+        """The kernel has taken most of it."""
         self._writable = True
-        size, self._unconsumed = self._unconsumed, 0
+        unconsumed, self._unconsumed = self._unconsumed, 0
         if self._conn is not None:
-            self._conn.consumed(size)
+            self._conn.consumed(unconsumed)
 
     # The tunnel's side
 
     def conn_opened(self) -> None:
-        """Nothing to do: the client has been sending already."""
+        """Nothing to do: the TCP peer has been sending all along."""
 
     def conn_data(self, data: bytes) -> None:
         """Bytes from the tunnel."""
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             self._early.append(data)
             return
-        self._transport.write(data)
+        if not transport.is_closing():
+            transport.write(data)
         if self._writable and self._conn is not None:
             self._conn.consumed(len(data))
         else:
             self._unconsumed += len(data)
 
     def conn_eof(self) -> None:
-        """The far end sends no more."""
-        if self._transport is None:
-            self._early_eof = True
-        elif not self._transport.is_closing():
-            with contextlib.suppress(OSError):
-                self._transport.write_eof()
-            self._eof_written = True
-            self._end_if_over()
-
-    def _end_if_over(self) -> None:
-        if self._tcp_eof and self._eof_written and self._transport is not None:
-            self._transport.close()
+        """The far end has finished; the other direction stays open."""
+        self._conn_eof = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._finish_tcp(self._transport)
 
     def conn_reset(self, reason: ResetReason, detail: str) -> None:
-        """The far end is gone: let the TCP peer see a reset."""
-        abort_with_reset(self._transport)
+        """The far end is gone: the TCP peer sees a reset, after the bytes that came before it."""
+        self._reset = True
+        self._early.clear()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        transport = self._transport
+        if transport is None:
+            self._over()
+        elif transport.get_write_buffer_size():
+            # uvloop writes at the end of the round: let it try once.
+            asyncio.get_running_loop().call_soon(abort_with_reset, transport)
+        else:
+            abort_with_reset(transport)
 
     def conn_pause(self) -> None:
         """The tunnel is full."""
@@ -127,10 +154,20 @@ class Bridge(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def _finish_tcp(self, transport: asyncio.Transport) -> None:
+        with contextlib.suppress(OSError):  # reset this very moment: connection_lost will say so
+            transport.write_eof()
+        if self._tcp_eof:
+            transport.close()
+
+    def _over(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
 
 def abort_with_reset(transport: asyncio.Transport | None) -> None:
     """Close `transport` so that its peer sees RST, not an orderly end."""
-    if transport is None:
+    if transport is None or transport.is_closing():
         return
     sock = transport.get_extra_info("socket")
     if sock is not None:
@@ -146,20 +183,27 @@ async def bridge_socket(endpoint: Endpoint, request: OpenRequest, sock: socket.s
     """
     bridge = Bridge()
     bridge.join(endpoint.open(request, bridge))
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: bridge, sock)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: bridge, sock)
+    except OSError:
+        bridge.abort()
+        raise
     return bridge
 
 
 def connect_bridge(
-    conn: Conn, addresses: Sequence[tuple[str, int]], tasks: Tasks, on_failure: Callable[[OSError], None] | None = None
+    conn: Conn,
+    addresses: Sequence[tuple[str, int]],
+    tasks: Tasks,
+    on_failure: Callable[[OSError], None] | None = None,
 ) -> Bridge:
     """Join `conn` with the local app at the first of `addresses` that answers; returns at once, as `on_open` must.
 
-    Bytes that arrive before the app has answered wait within their credit. If nothing answers, the connection is
-    reset with the reason and `on_failure` is told.
+    Bytes that arrive before the app has answered wait within their credit. If none answers, the connection is reset
+    with the first address's reason and `on_failure` is told.
     """
     bridge = Bridge(conn)
-    tasks.start(_connect(bridge, conn, addresses, on_failure), f"connect {conn.id}")
+    bridge._connecting = tasks.start(_connect(bridge, conn, addresses, on_failure), f"connect {conn.id}")
     return bridge
 
 
@@ -169,15 +213,20 @@ async def _connect(
     addresses: Sequence[tuple[str, int]],
     on_failure: Callable[[OSError], None] | None,
 ) -> None:
+    loop = asyncio.get_running_loop()
     failure: OSError | None = None
     for host, port in addresses:
         try:
-            await asyncio.get_running_loop().create_connection(lambda: bridge, host, port)
-            return
+            await loop.create_connection(lambda: bridge, host, port)
         except OSError as error:
             failure = failure or error
+        else:
+            bridge._connecting = None
+            return
+    bridge._connecting = None
     if failure is not None:
-        conn.reset(reset_reason(failure), str(failure))
+        conn.reset(reset_reason(failure), failure.strerror or "timed out")
+        bridge._over()
         if on_failure is not None:
             on_failure(failure)
 

@@ -1,6 +1,6 @@
-"""How many bytes a peer may send: a window per connection that grows with the measured rate, out of one budget.
+"""How many bytes the peer may send: a window per connection that grows with the measured rate, out of one budget.
 
-A window is the credit that a peer holds plus what it sent and our side has not consumed yet, so the sum of all
+A window is the credit that the peer holds plus what it has sent and this side has not given back, so the sum of all
 windows bounds the memory that one stream can occupy here, whatever the peer does.
 """
 
@@ -12,18 +12,20 @@ MAX_WINDOW = 4 * 1024 * 1024
 BUDGET = 64 * 1024 * 1024
 """What all windows of a stream share beyond `MIN_WINDOW` for each."""
 
-_GROW_WITHIN_RTTS = 3
-_MIN_RTT = 0.002  # below this the loop's own latency is measured, not the path's
+_LEAST_RTT = 0.002  # below this it is the loops' own latency that is measured, not the path's
+_QUIET_SECONDS = 5.0
 
 
 class Budget:
-    """The bytes that windows of one stream may still take beyond their minimum."""
+    """The bytes that the windows of one stream may still take beyond their minimum."""
+
+    __slots__ = ("free",)
 
     def __init__(self, size: int = BUDGET) -> None:
         self.free = size
 
     def take(self, wanted: int) -> int:
-        """Take up to `wanted` bytes, never more than an eighth of what is left: late-comers find something too."""
+        """Take up to `wanted` bytes, but never more than an eighth of what is left: late-comers find something too."""
         granted = min(wanted, self.free // 8)
         self.free -= granted
         return granted
@@ -34,41 +36,57 @@ class Budget:
 
 
 class Window:
-    """What one connection may receive. All sizes in bytes, times in seconds."""
+    """What one connection may receive: `size` bytes, of which the peer holds `held` as credit, the sink has some,
+    and `spent` are due to be given back. Sizes in bytes, times in seconds."""
 
-    __slots__ = ("_budget", "_consumed", "_since", "held", "size")
+    __slots__ = ("_budget", "_since", "due_at", "held", "size", "spent")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, now: float) -> None:
         self._budget = budget
-        self.size = MIN_WINDOW + budget.take(START_WINDOW - MIN_WINDOW)
-        self.held = self.size  # credit in the peer's hands
-        self._consumed = 0  # not yet given back as credit
-        self._since = 0.0
+        self._since = now
+        self.size = self.held = MIN_WINDOW
+        self.spent = 0
+        self.due_at = MIN_WINDOW // 4
+        """A grant is due when this much is spent: few CREDIT frames, and the peer never runs dry."""
 
-    def received(self, size: int) -> bool:
-        """The peer sent `size` bytes; false when it had no credit for them."""
-        self.held -= size
-        return self.held >= 0
+    def widen(self) -> int:
+        """Go from the first bytes to the ordinary start; returns the credit to give for it."""
+        credit = self._budget.take(START_WINDOW - MIN_WINDOW)
+        self._resize(credit)
+        self.held += credit
+        return credit
 
-    def consumed(self, size: int) -> bool:
-        """Our side is done with `size` bytes; true when it is time to `grant` credit."""
-        self._consumed += size
-        return self._consumed * 4 >= self.size
+    @property
+    def with_sink(self) -> int:
+        """Bytes received which the sink has not consumed yet."""
+        return self.size - self.held - self.spent
 
     def grant(self, now: float, rtt: float) -> int:
-        """The credit to give now. Grows the window when a good part of it was used within a few round trips."""
+        """The credit to give now: what is spent, more if the window limits the rate, less if it is far too large.
+
+        A window is used up once per round trip when it is the limit, so a quarter of it takes a quarter of a round
+        trip; at twice that time the path is full and growing further would only fill queues.
+        """
         elapsed = now - self._since
         self._since = now
-        size = self._consumed
-        self._consumed = 0
-        if self.size < MAX_WINDOW and elapsed < _GROW_WITHIN_RTTS * max(rtt, _MIN_RTT):
+        credit, self.spent = self.spent, 0
+        if elapsed * 2 < max(rtt, _LEAST_RTT):
             grown = self._budget.take(min(self.size, MAX_WINDOW - self.size))
-            self.size += grown
-            size += grown
-        self.held += size
-        return size
+            self._resize(grown)
+            credit += grown
+        elif elapsed > _QUIET_SECONDS and self.size > START_WINDOW:
+            excess = min(credit, self.size - START_WINDOW)
+            self._budget.give(excess)
+            self._resize(-excess)
+            credit -= excess
+        self.held += credit
+        return credit
+
+    def _resize(self, change: int) -> None:
+        self.size += change
+        self.due_at = self.size // 4
 
     def close(self) -> None:
-        """The connection is over."""
+        """Nothing more will be received, and nothing received is held any longer."""
         self._budget.give(self.size - MIN_WINDOW)
         self.size = MIN_WINDOW

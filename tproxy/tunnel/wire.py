@@ -132,33 +132,44 @@ def frames(batch: bytes) -> Iterator[tuple[int, bytes | pb.Frame]]:
     try:
         while at < end:
             if batch[at] != 0x0A:
-                raise WireError("unknown field in a batch")
-            size, at = _varint_at(batch, at + 1)
+                raise WireError("a batch with an unknown field")
+            size = batch[at + 1]
+            at += 2
+            if size > 127:
+                size, at = _varint_at(batch, at - 1)
             stop = at + size
             if stop > end:
-                raise WireError("truncated batch")
+                raise WireError("a truncated batch")
             if size and batch[at] == _CONN:
-                conn, inner = _varint_at(batch, at + 1)
-                if inner < stop and batch[inner] == _DATA:
-                    length, inner = _varint_at(batch, inner + 1)
-                    if inner + length == stop:
+                conn = batch[at + 1]
+                inner = at + 2
+                if conn > 127:
+                    conn, inner = _varint_at(batch, at + 1)
+                if batch[inner] == _DATA:
+                    length = batch[inner + 1]
+                    inner += 2
+                    if length > 127:
+                        length, inner = _varint_at(batch, inner - 1)
+                    if inner + length == stop and length:
                         yield conn, batch[inner:stop]
                         at = stop
                         continue
             frame = pb.Frame.FromString(batch[at:stop])
+            if size > MAX_CONTROL_BYTES and not frame.HasField("datagram"):
+                raise WireError("a control frame that is too long")
             yield frame.conn, frame
             at = stop
     except (IndexError, DecodeError) as error:
-        raise WireError("malformed batch") from error
+        raise WireError("a malformed batch") from error
 
 
 def open_request(body: pb.Open) -> OpenRequest:
     """What an OPEN asks for. Raises `WireError` when it makes no sense."""
     kind = _KINDS_BACK.get(body.kind)
     if kind is None:
-        raise WireError("OPEN of an unknown kind")
+        raise WireError("an OPEN of an unknown kind")
     if max(len(body.intercept), len(body.pod), len(body.protocol)) > MAX_TEXT_CHARACTERS:
-        raise WireError("OPEN is too long")
+        raise WireError("an OPEN that is too long")
     source = _address(body.source) if body.HasField("source") else None
     return OpenRequest(kind, _address(body.destination), source, body.intercept, body.pod, body.protocol or "tcp")
 
@@ -171,7 +182,7 @@ def reset_reason(body: pb.Reset) -> tuple[ResetReason, str]:
 
 def _address(address: pb.Address) -> Address:
     if not 0 < len(address.host) <= MAX_HOST_CHARACTERS or address.port > 65535:
-        raise WireError("OPEN with an address that is none")
+        raise WireError("an OPEN with an address that is none")
     return Address(address.host, address.port)
 
 
@@ -191,4 +202,4 @@ def _varint_at(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise WireError("integer too long")
+    raise WireError("an integer that is too long")

@@ -20,4 +20,5 @@ def quit_command(console: Console) -> None:
         console.out("the tproxy daemon is not running")
         return
     asked.wait_stopped()
-    console.out(f"the tproxy daemon has stopped, {left} {'intercept' if left == 1 else 'intercepts'} left")
+    after = f", after leaving {left} intercept{'' if left == 1 else 's'}" if left else ""
+    console.out(f"the tproxy daemon has stopped{after}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tproxy_cli.client import Daemon
 
 from tests.unit.cli.fakes import FakeDaemon, Outcome
 
@@ -283,6 +284,24 @@ def test_leave_needs_names_or_all(tproxy: Tproxy, args: list[str], monkeypatch: 
 def test_quit_without_a_daemon_is_fine(tproxy: Tproxy) -> None:
     got = tproxy("quit")
     assert (got.code, got.out) == (0, "the tproxy daemon is not running\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        (0, "the tproxy daemon has stopped\n"),
+        (1, "the tproxy daemon has stopped, after leaving 1 intercept\n"),
+        (2, "the tproxy daemon has stopped, after leaving 2 intercepts\n"),
+    ],
+)
+def test_quit_waits_until_the_daemon_is_gone(
+    tproxy: Tproxy, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, left: int, text: str
+) -> None:
+    daemon.answers["/v1/quit"] = [{"result": {"left": left}}]
+    looks = [True, True, False]
+    monkeypatch.setattr(Daemon, "running", lambda _: looks.pop(0))
+    got = tproxy("quit")
+    assert (got.code, got.out, looks) == (0, text, [])
 
 
 def test_version_of_all_parts(tproxy: Tproxy, daemon: FakeDaemon) -> None:

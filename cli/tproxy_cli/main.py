@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tproxy.errors import TproxyError
+from tproxy.version import VERSION
 from tproxy_cli.options import root_options
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.errors import explain
@@ -101,6 +102,7 @@ class Commands(click.Group):
     },
 )
 @root_options
+@click.version_option(VERSION, message="tproxy %(version)s", help="Show the version of this command.")
 @click.pass_context
 def tproxy(ctx: click.Context) -> None:
     """Run one service of a Kubernetes cluster on your laptop, with the cluster's traffic."""

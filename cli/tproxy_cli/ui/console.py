@@ -5,11 +5,13 @@ With `--progress json` everything on stderr is a JSON object per line: progress,
 
 import os
 import sys
+from contextlib import suppress
 from typing import Protocol, TextIO
 
 import click
 
 from tproxy.errors import TproxyError
+from tproxy_cli.paths import log_path
 from tproxy_cli.ui.errors import causes
 from tproxy_cli.ui.printable import printable
 
@@ -90,6 +92,9 @@ class Console:
             return
         lines = [f"{self._bold('error:', 'bad', sys.stderr)} {printable(error.message)}"]
         lines += [f"  caused by {printable(cause)}" for cause in chain]
+        if self.verbose:
+            with suppress(TproxyError):  # without a home there is no log, and another error would hide this one
+                lines.append(f"  the daemon's log is {log_path()}")
         if error.hint:
             lines += ["", f"{self._bold('hint:', 'command', sys.stderr)} {printable(error.hint)}"]
         self._err("\n".join(lines))

@@ -64,6 +64,7 @@ def _keep_traceback(error: BaseException) -> str:
 def _explain_usage(error: click.ClickException) -> TproxyError:
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx else "tproxy"
+    usage = ctx.get_usage().removeprefix("Usage: ") if ctx else path
     hint = f"see `{path} --help`"
     message = error.format_message()
     if isinstance(error, click.NoSuchCommand):
@@ -74,10 +75,11 @@ def _explain_usage(error: click.ClickException) -> TproxyError:
         hint = _did_you_mean(_similar(error.option_name, error.possibilities or [])) or hint
     elif isinstance(error, click.MissingParameter) and error.param is not None:
         message = f"{error.param.human_readable_name} is missing"
-        usage = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else path
         hint = f"write `{usage}`; see `{path} --help`"
     elif isinstance(error, click.BadParameter) and error.param is not None:
         message = f"{_origin(error.param, error.ctx)}: {error.message}"
+    elif "unexpected extra argument" in message:
+        hint = f"write `{usage}`; see `{path} --help`"
     if not message[:2].isupper():  # not the name of an argument
         message = message[:1].lower() + message[1:]
     return InvalidError(message.rstrip("."), hint, exit_code=error.exit_code)

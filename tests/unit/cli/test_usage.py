@@ -30,7 +30,11 @@ Tproxy = Callable[..., Outcome]
             "--output: 'xml' is not one of 'table', 'wide', 'json', 'yaml', 'name'",
             "see `tproxy list --help`",
         ),
-        (["list", "extra"], "got unexpected extra argument (extra)", "see `tproxy list --help`"),
+        (
+            ["intercept", "web", "3000"],
+            "got unexpected extra argument (3000)",
+            "write `tproxy intercept [OPTIONS] WORKLOAD`; see `tproxy intercept --help`",
+        ),
         (["list", "-n"], "option '-n' requires an argument", "see `tproxy list --help`"),
         (
             ["intercept"],
@@ -193,6 +197,7 @@ def test_help_shows_topics_and_commands(tproxy: Tproxy) -> None:
     assert "TPROXY_ON_DISCONNECT    default of --on-disconnect\n" in tproxy("help", "environment").out
     assert tproxy("help", "leave").out == tproxy("leave", "--help").out
     assert tproxy().out == tproxy("--help").out
+    assert tproxy("--version").out == "tproxy 0.1.0\n"
 
 
 def test_verbose_shows_the_chain_of_causes(tproxy: Tproxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +211,8 @@ def test_verbose_shows_the_chain_of_causes(tproxy: Tproxy, monkeypatch: pytest.M
     assert tproxy("list").err == "error: cannot reach the cluster\n\nhint: check with `kubectl get nodes`\n"
     got = tproxy("list", "-v")
     assert got.code == 3
-    cause = got.err.splitlines()[1]
+    _, cause, log, *_ = got.err.splitlines()
+    assert log == f"  the daemon's log is {paths.log_path()}"
     assert cause.startswith("  caused by OSError: no route to host x")
     assert len(cause) < 300, "a server's answer may be a page"
 

@@ -88,7 +88,6 @@ class NodeTunnel:
         self._since = time.time()
         self._error = ""
         self._endpoint: Endpoint | None = None
-        self._retry = asyncio.Event()
         self._tasks = Tasks("tunnels")
         self._runner = self._tasks.start(self._run(), node)
 
@@ -99,14 +98,11 @@ class NodeTunnel:
 
     def wake(self) -> None:
         """The laptop has slept: whatever was open is dead or about to be; connect afresh at once."""
-        self._retry.set()
-        if self._endpoint is not None:
-            self._endpoint.close("the laptop was asleep")
+        self._runner.cancel()
+        self._runner = self._tasks.start(self._run(), self.node)
 
     async def close(self) -> None:
         """End the stream in an orderly way: the node gives the pods back at once."""
-        if self._endpoint is not None:
-            self._endpoint.close("the laptop closes the tunnel")
         await self._tasks.close()
 
     async def _run(self) -> None:
@@ -121,28 +117,26 @@ class NodeTunnel:
                 if error.message != self._error:
                     log.warning("no tunnel: %s", error.message, extra={"node": self.node})
                 self._set(self._state, error.message)
+            except Exception as error:  # a defect in one attempt must not end the tunnel for good
+                log.exception("no tunnel", extra={"node": self.node})
+                self._set(self._state, f"internal error: {error}")
             if connected_at is not None and time.monotonic() - connected_at >= STABLE_SECONDS:
                 backoff.reset()
-            self._retry.clear()
-            try:
-                async with asyncio.timeout(backoff.next()):
-                    await self._retry.wait()
-            except TimeoutError:
-                continue
-            backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     async def _serve(self, link: Link) -> None:
         """Hold an open tunnel until it ends."""
+        reason = "closed by the laptop"
         try:
             self._endpoint = link.endpoint
             self._set("connected", "")
             log.info("tunnel connected", extra={"node": self.node})
             reason = await link.endpoint.wait_closed()
             log.warning("tunnel lost", extra={"node": self.node, "reason": reason})
-            self._set("lost", reason)
         finally:
             self._endpoint = None
-            link.endpoint.close()
+            link.endpoint.close(reason)
+            self._set("lost", reason)
             await link.close()
 
     def _set(self, state: State, error: str) -> None:

@@ -66,6 +66,10 @@ class Fields:
             return InvalidError(f"{self._subject}: {path} is missing")
         return InvalidError(f"{self._subject}: {path} must be {must}, not {quote(self._value[key])}")
 
+    def error(self, says: str) -> InvalidError:
+        """An error about this part as a whole."""
+        return InvalidError(f"{self._subject}: {self._path or 'the object'} {says}")
+
     def part(self, key: str) -> "Fields":
         """A nested object that must be there."""
         if key not in self:

@@ -61,12 +61,12 @@ class Match:
         for key in fields:
             if key not in ("headers", "path", "method"):
                 raise fields.invalid(key, "absent (this version does not know it)")
-        path = fields.optional("path")
-        return cls(
-            headers=tuple(_header(item) for item in fields.parts("headers", MAX_HEADERS)),
-            path=PathMatch(path.text("value", limit=1024), _kind(path, set(MatchKind))) if "path" in fields else None,
-            method=fields.text("method", "", limit=32, pattern=_METHOD, must="an HTTP method in capitals"),
-        )
+        headers = tuple(_header(item) for item in fields.parts("headers", MAX_HEADERS))
+        path = _path(fields.part("path")) if "path" in fields else None
+        method = fields.text("method", "", limit=32, pattern=_METHOD, must="an HTTP method in capitals")
+        if not headers and path is None and not method:
+            raise fields.error("needs at least one condition")
+        return cls(headers, path, method)
 
     def to_object(self) -> dict[str, Any]:
         """`spec.match`."""
@@ -91,6 +91,10 @@ def _header(fields: Fields) -> HeaderMatch:
     name = fields.text("name", limit=128, pattern=_HEADER_NAME, must="a header name")
     kind = _kind(fields, {MatchKind.EXACT, MatchKind.REGEX})
     return HeaderMatch(name.lower(), fields.text("value", limit=1024), kind is MatchKind.REGEX)
+
+
+def _path(fields: Fields) -> PathMatch:
+    return PathMatch(fields.text("value", limit=1024), _kind(fields, set(MatchKind)))
 
 
 def _kind(fields: Fields, allowed: set[MatchKind]) -> MatchKind:

@@ -107,13 +107,12 @@ def _bad_port(text: str) -> InvalidError:
 class _Offer:
     """A TCP port that can be asked for by name or number, and the pod's port numbers behind it."""
 
+    number: int
     names: frozenset[str]
-    numbers: frozenset[int]
     targets: frozenset[int]
 
     def __str__(self) -> str:
-        names = "".join(f" ({name})" for name in sorted(self.names))
-        return "/".join(str(number) for number in sorted(self.numbers)) + names
+        return str(self.number) + "".join(f" ({name})" for name in sorted(self.names))
 
 
 def resolve_ports(
@@ -125,7 +124,7 @@ def resolve_ports(
     for different numbers in different pods; each gets an entry. Where nothing is declared a number is taken as it is.
     Raises `InvalidError` listing the ports there are.
     """
-    offers = _service_offers(service, pods) if service is not None else _container_offers(pods)
+    offers = (_service_offers(service, pods) if service is not None else []) or _container_offers(pods)
     resolved: dict[int, int] = {}
     for mapping in mappings:
         for port in sorted(_find(mapping, offers)):
@@ -136,34 +135,36 @@ def resolve_ports(
 
 
 def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
-    wanted = mapping.remote
-    if wanted is None:
-        if len(offers) == 1 and len(offers[0].targets) >= 1:
-            return offers[0].targets
-        wanted = mapping.local
-    if isinstance(wanted, str):
-        found = [offer for offer in offers if wanted in offer.names]
+    """The pod's ports that `mapping` means."""
+    if mapping.remote is None and len(offers) == 1:
+        found = list(offers)
+        wanted: int | str = offers[0].number
     else:
+        wanted = mapping.local if mapping.remote is None else mapping.remote
         # A Service's own number goes before the pod's: `80` of a Service 80 -> 8080 means what its clients mean.
-        found = [offer for offer in offers if wanted in offer.numbers] or [
-            offer for offer in offers if wanted in offer.targets
-        ]
-        if found and wanted not in found[0].numbers:
+        found = [offer for offer in offers if wanted == offer.number or wanted in offer.names]
+        if not found and isinstance(wanted, int) and any(wanted in offer.targets for offer in offers):
             return frozenset({wanted})
-        if not offers:
+    if not found:
+        if not offers and isinstance(wanted, int):
             return frozenset({wanted})
+        raise _no_such_port(mapping, wanted, offers)
     targets = frozenset[int]().union(*(offer.targets for offer in found))
-    if targets:
-        return targets
-    if found:
-        raise InvalidError(f"no running pod has the port that {wanted} of the Service points to")
-    if not offers:
-        raise InvalidError(f"no port is named {wanted}: the pods declare none", hint="give the port's number")
-    ports = ", ".join(str(offer) for offer in offers)
+    if not targets:
+        raise InvalidError(
+            f"port {wanted} of the Service points to a named port that none of its pods has",
+            hint="give the number of the pod's port",
+        )
+    return targets
+
+
+def _no_such_port(mapping: PortMapping, wanted: int | str, offers: Sequence[_Offer]) -> InvalidError:
     which = f"port {wanted}" if isinstance(wanted, int) else f"port named {wanted}"
-    raise InvalidError(
-        f"there is no {which}; TCP ports: {ports}",
-        hint=f"say which one you mean, as in `--port {mapping.local}:{min(offers[0].numbers)}`",
+    if not offers:
+        return InvalidError(f"there is no {which}: the pods declare no TCP ports", hint="give the port's number")
+    return InvalidError(
+        f"there is no {which}; TCP ports there are: {', '.join(str(offer) for offer in offers)}",
+        hint=f"say which one you mean, as in `--port {mapping.local}:{offers[0].number}`",
     )
 
 
@@ -174,7 +175,7 @@ def _container_offers(pods: Sequence[Pod]) -> list[_Offer]:
             for port in container.ports:
                 if port.protocol == "TCP":
                     names.setdefault(port.number, set()).update({port.name} - {""})
-    return [_Offer(frozenset(names[number]), frozenset({number}), frozenset({number})) for number in sorted(names)]
+    return [_Offer(number, frozenset(names[number]), frozenset({number})) for number in sorted(names)]
 
 
 def _service_offers(service: Service, pods: Sequence[Pod]) -> list[_Offer]:
@@ -188,5 +189,5 @@ def _service_offers(service: Service, pods: Sequence[Pod]) -> list[_Offer]:
             targets = frozenset({target})
         else:
             targets = frozenset[int]().union(*(offer.targets for offer in containers if target in offer.names))
-        offers.append(_Offer(frozenset({port.name} - {""}), frozenset({port.port}), targets))
+        offers.append(_Offer(port.port, frozenset({port.name} - {""}), targets))
     return offers

@@ -73,9 +73,9 @@ class Endpoint:
         self._write_began: float | None = None
         tasks = Tasks("tunnel")
         self._tasks = [
-            tasks.start(self._guard(self._read()), "read"),
-            tasks.start(self._guard(self._write()), "write"),
-            tasks.start(self._guard(self._heartbeat()), "heartbeat"),
+            tasks.start(self._guard(self._read), "read"),
+            tasks.start(self._guard(self._write), "write"),
+            tasks.start(self._guard(self._heartbeat), "heartbeat"),
         ]
 
     @property
@@ -123,10 +123,10 @@ class Endpoint:
             if task is not current:
                 task.cancel()
 
-    async def _guard(self, part: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run one part; however it ends, the tunnel ends with it."""
         try:
-            await part
+            await part()
         except StreamLostError as error:
             self.close(str(error))
         except ProtocolError as error:

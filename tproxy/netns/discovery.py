@@ -50,7 +50,7 @@ class Discovery:
         wanted = {pod.uid: pod for pod in pods}
         names = {name: pod.uid for pod in wanted.values() for name in (pod.uid, pod.config_hash, *pod.containers)}
         names.pop("", None)
-        ignored = frozenset({self._proc.netns_id("1"), _own_netns()})
+        ignored = self._node_netns() | {_own_netns()}
         processes = self._proc.pods(names, ignored)
         found: dict[str, Netns | Refusal] = {}
         try:
@@ -65,6 +65,13 @@ class Discovery:
                     answer.close()
             raise
         return found
+
+    def _node_netns(self) -> frozenset[NetnsId]:
+        """The node's own namespace; empty if init may not be looked at. Then only the pods' addresses keep it out."""
+        try:
+            return frozenset({self._proc.netns_id("1")})
+        except PermissionError:
+            return frozenset()
 
     def _by_process(self, pod: WantedPod, processes: PodProcesses) -> Netns | Refusal:
         if not pod.addresses:

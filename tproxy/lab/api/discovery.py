@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tproxy.kube.port import DEPLOYMENTS, PODS, SERVICES, Object, Resource
+from tproxy.kube.port import DEPLOYMENTS, PODS, Object, Resource
 from tproxy.lab.api.resources import Kind
 
 REVIEWS = (
@@ -68,8 +68,7 @@ def _resources(kind: Kind) -> Iterable[Object]:
         "kind": resource.kind,
         "verbs": ["create"] if review else _OBJECT_VERBS,
     }
-    categories = ["all"] if resource in (PODS, SERVICES, DEPLOYMENTS) else []
-    yield entry | {"shortNames": list(kind.short_names), "categories": categories}
+    yield entry | {"shortNames": list(kind.short_names), "categories": list(kind.categories)}
     subresources = {"status": ["get", "patch", "update"]} if kind.status else {}
     for name, verbs in (subresources | _SUBRESOURCES.get(resource, {})).items():
         scale = {"group": "autoscaling", "version": "v1", "kind": "Scale"} if name == "scale" else {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tproxy.kube.port import NAMESPACES, Object
+from tproxy.kube.port import NAMESPACES, PODS, SERVICES, Object
 from tproxy.lab.api import patch, protobuf, schema, table
 from tproxy.lab.api.errors import (
     BadRequestError,
@@ -33,7 +33,7 @@ async def body(http: web.Request, plural: str = "") -> Any:
         return {}
     if http.content_type == protobuf.CONTENT_TYPE:
         return protobuf.decode(plural, raw)
-    if not http.content_type.endswith("json"):
+    if "Content-Type" in http.headers and not http.content_type.endswith("json"):
         raise UnsupportedMediaTypeError(f"the body of the request was in an unknown format: {http.content_type}")
     try:
         return json.loads(raw)
@@ -55,14 +55,14 @@ async def answer(http: web.Request, store: Store, info: RequestInfo, kind: Kind)
         case "create" if not info.name:
             obj = _checked(info, kind, await body(http, info.plural), query)
             return store.create(resource, obj, info.namespace, dry_run), 201
-        case "update":
+        case "update" if info.name:
             obj = _checked(info, kind, await body(http), query)
             version = obj["metadata"].get("resourceVersion")
             if kind.schema is not None and not version:
                 why = invalid_value("metadata.resourceVersion", version, "must be specified for an update")
                 raise InvalidObjectError(resource, info.name, [why])
             return store.update(resource, obj, info.namespace, info.subresource, dry_run), 200
-        case "patch":
+        case "patch" if info.name:
             apply, content = _patch_of(http), await body(http)
             namespace, subresource = info.namespace, info.subresource
             new = store.modify(resource, info.name, lambda obj: apply(obj, content), namespace, subresource, dry_run)
@@ -174,7 +174,8 @@ def _delete(store: Store, info: RequestInfo, kind: Kind, name: str, options: Obj
         grace_seconds=grace,
         dry_run="All" in options["dryRun"],
     )
-    if gone["metadata"].get("deletionGracePeriodSeconds") or gone["metadata"].get("finalizers"):
+    held = gone["metadata"].get("deletionGracePeriodSeconds") or gone["metadata"].get("finalizers")
+    if held or kind.resource in (PODS, SERVICES):
         return gone
     details = info.details | {"name": name, "uid": gone["metadata"]["uid"]}
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}

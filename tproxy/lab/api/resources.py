@@ -33,6 +33,7 @@ class Kind:
 
     resource: Resource
     short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     status: bool = False
     columns: tuple[Column, ...] = ()
     schema: Mapping[str, Any] | None = field(default=None, repr=False)
@@ -43,10 +44,10 @@ def builtin_kinds() -> list[Kind]:
     return [
         Kind(NAMESPACES, ("ns",), status=True),
         Kind(NODES, ("no",), status=True),
-        Kind(PODS, ("po",), status=True),
-        Kind(SERVICES, ("svc",), status=True),
+        Kind(PODS, ("po",), ("all",), status=True),
+        Kind(SERVICES, ("svc",), ("all",), status=True),
         Kind(CONFIGMAPS, ("cm",)),
-        Kind(DEPLOYMENTS, ("deploy",), status=True),
+        Kind(DEPLOYMENTS, ("deploy",), ("all",), status=True),
         Kind(ENDPOINTSLICES),
     ]
 
@@ -69,6 +70,7 @@ def _kinds_of(spec: Mapping[str, Any]) -> list[Kind]:
         Kind(
             Resource(spec["group"], version["name"], names["plural"], names["kind"], spec["scope"] == "Namespaced"),
             tuple(names.get("shortNames", ())),
+            tuple(names.get("categories", ())),
             status="status" in version.get("subresources", {}),
             columns=tuple(
                 Column(column["name"], column["type"], column["jsonPath"], column.get("priority", 0))

@@ -1,5 +1,6 @@
 """What the kubelet and Prometheus ask on the pod's address: nothing secret, and nothing that changes anything."""
 
+import socket
 from collections.abc import Callable
 
 from aiohttp import web
@@ -24,7 +25,7 @@ class HttpServer:
         """Listen. Raises `ClusterError` when the address is taken."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await web.SockSite(self._runner, _listen(host, port)).start()
         except OSError as error:
             raise ClusterError(
                 f"cannot listen on {host} port {port}: {error.strerror}",
@@ -44,3 +45,12 @@ class HttpServer:
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": self._content_type})
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` takes both address families, as the kubelet may use either, or the one there is."""
+    if host == "::" and socket.has_dualstack_ipv6():
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    if host == "::":
+        host = "0.0.0.0"  # noqa: S104 - the pod's own network, on purpose
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

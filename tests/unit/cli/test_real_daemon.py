@@ -135,7 +135,7 @@ def test_commands_at_the_same_time_share_one_daemon(cluster: None, tproxy: Tprox
 
 def test_what_the_daemon_refuses_names_what_there_is(tproxy: Tproxy, cluster: None) -> None:
     for args, code, word in (
-        (["intercept", "wbe", "-p", "3000"], 3, "web"),
+        (["intercept", "wbe", "-p", "3000"], 2, "web"),
         (["intercept", "web", "-p", "3000:9090"], 2, "8080"),
         (["intercept", "web", "-p", "3000:grpc"], 2, "8080"),
         (["intercept", "web", "-p", "3000"], 3, "node daemon"),

@@ -51,10 +51,10 @@ class Kubeconfig:
         if not wanted:
             raise ClusterError(
                 f"no current context is set in {where}",
-                hint="choose one with `--context NAME` or `kubectl config use-context NAME`" + self._existing(""),
+                hint=f"choose one with `--context NAME`; {self._existing()}",
             )
         if wanted not in self.contexts:
-            raise ClusterError(f'there is no context "{wanted}" in {where}', hint=self._existing(wanted).lstrip("; "))
+            raise ClusterError(f'there is no context "{wanted}" in {where}', hint=self._instead_of(wanted))
         context = self.contexts[wanted]
         cluster_name, user_name = str(context.get("cluster", "")), str(context.get("user", ""))
         if not self.clusters.get(cluster_name, {}).get("server"):
@@ -75,12 +75,13 @@ class Kubeconfig:
             user_name=user_name,
         )
 
-    def _existing(self, wanted: str) -> str:
-        if not self.contexts:
-            return ""
-        names = (nearest(wanted, self.contexts) if wanted else []) or sorted(self.contexts)[:10]
-        label = "did you mean" if wanted and nearest(wanted, self.contexts) else "contexts there are"
-        return f"; {label}: " + ", ".join(f"`{name}`" for name in names)
+    def _instead_of(self, wanted: str) -> str:
+        close = nearest(wanted, self.contexts)
+        return f"did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else self._existing()
+
+    def _existing(self) -> str:
+        names = ", ".join(f"`{name}`" for name in sorted(self.contexts)[:10])
+        return f"the contexts there are: {names}" if names else "there are no contexts"
 
 
 def find(kubeconfig: str | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -155,5 +156,5 @@ def _with_absolute_paths(entry: Entry, base: str) -> Entry:
             entry[key] = os.path.normpath(os.path.join(base, entry[key]))
     plugin = entry.get("exec")
     if isinstance(plugin, dict) and isinstance(plugin.get("command"), str) and os.sep in plugin["command"]:
-        entry["exec"] = plugin | {"command": os.path.join(base, plugin["command"])}
+        entry["exec"] = plugin | {"command": os.path.normpath(os.path.join(base, plugin["command"]))}
     return entry

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import NoReturn
 
 import grpc
 import grpc.aio
@@ -11,85 +12,97 @@ from tproxy.rpc import channel
 from tproxy.tasks import Tasks
 from tproxy.tunnel.endpoint import Conn, Endpoint, StreamLostError
 from tproxy.tunnel.hello import HandshakeError, Hello, decode_welcome, encode_hello
+from tproxy.tunnel.memory import keep_buffers
 
 CONNECT_SECONDS = 10.0
+MAX_TEXT_CHARACTERS = 256
 
 
 async def connect(target: str, hello: Hello, on_open: Callable[[Conn], None]) -> Endpoint:
     """Open a tunnel to the node daemon at `target` (`unix:/path` or `host:port`).
 
-    Raises `DeniedError` if the node does not accept the session's token, `ClusterError` if it cannot be reached or
-    speaks no common protocol version.
+    Raises `DeniedError` if the node does not accept the session's token, `ClusterError` if it cannot be reached, does
+    not answer in `CONNECT_SECONDS`, or speaks no common version of the protocol.
     """
+    keep_buffers()
     transport = grpc.aio.insecure_channel(target, options=channel.CLIENT_OPTIONS)
-    call = transport.stream_stream(channel.METHOD)()
-    stream = _ClientStream(transport, call)
+    stream = _ClientStream(transport)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            await call.write(encode_hello(hello))
-            first = await call.read()
-        if first is grpc.aio.EOF:
-            raise HandshakeError("the node closed the tunnel before WELCOME")
+            await stream.write(encode_hello(hello))
+            first = await stream.read()
+        if first is None:
+            raise HandshakeError("the node daemon ended the tunnel before its WELCOME")
         decode_welcome(first)
     except BaseException as error:
-        call.cancel()
-        await transport.close()
-        if isinstance(error, grpc.aio.AioRpcError):
-            raise _explain(error, target) from error
-        if isinstance(error, asyncio.InvalidStateError):
-            raise _explain(await _status(call), target) from error
+        stream.abort("")
+        await stream.closed()
+        if isinstance(error, _RefusedError):
+            raise _explain(error) from error
         if isinstance(error, TimeoutError):
-            raise ClusterError(
-                f"the node daemon behind {target} does not answer", "Look at it with `tproxy doctor`"
-            ) from error
+            raise ClusterError("the node daemon does not answer", "look at it with `tproxy doctor`") from error
         if isinstance(error, HandshakeError):
-            raise ClusterError(str(error), "Look at the node daemon with `tproxy doctor`") from error
+            raise ClusterError(str(error), "compare the versions with `tproxy version`") from error
         raise
     return Endpoint(stream, laptop=True, on_open=on_open)
 
 
-async def _status(call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> "grpc.aio.AioRpcError":
-    return grpc.aio.AioRpcError(
-        await call.code(), grpc.aio.Metadata(), grpc.aio.Metadata(), details=await call.details()
-    )
+class _RefusedError(StreamLostError):
+    """The call ended with a status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details or code.name)
+        self.code = code
 
 
-def _explain(error: "grpc.aio.AioRpcError", target: str) -> TproxyError:
-    code, details = error.code(), (error.details() or "")[:256]
-    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return DeniedError(f"the node daemon refused the session: {details}", "Start afresh with `tproxy quit`")
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
-        return ClusterError(details, "Compare the versions with `tproxy version`")
-    return ClusterError(f"cannot reach the node daemon behind {target}: {details}", "Look with `tproxy doctor`")
+def _explain(error: _RefusedError) -> TproxyError:
+    details = str(error)
+    match error.code:
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return DeniedError(f"the node daemon refused the session: {details}", "start afresh with `tproxy quit`")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return ClusterError(details, "compare the versions with `tproxy version`")
+        case _:
+            return ClusterError(f"cannot reach the node daemon: {details}", "look at it with `tproxy doctor`")
 
 
 class _ClientStream:
-    """A client-side call as a `tproxy.tunnel.endpoint.Stream`; owns its channel."""
+    """A client-side call as a `tproxy.tunnel.endpoint.Stream`. Owns its channel."""
 
-    def __init__(self, transport: grpc.aio.Channel, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
+    def __init__(self, transport: grpc.aio.Channel) -> None:
         self._transport = transport
-        self._call = call
+        self._call: grpc.aio.StreamStreamCall[bytes, bytes] = transport.stream_stream(channel.METHOD)()
         self._tasks = Tasks("rpc")
+        self._closing: asyncio.Task[None] | None = None
 
     async def read(self) -> bytes | None:
         try:
             batch = await self._call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise StreamLostError(_text(error)) from error
-        return None if batch is grpc.aio.EOF else batch
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+            await self._lost(error)
+        return batch if isinstance(batch, bytes) else None
 
     async def write(self, batch: bytes) -> None:
         try:
             await self._call.write(batch)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise StreamLostError(_text(error)) from error
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+            await self._lost(error)
 
     def abort(self, reason: str) -> None:
         self._call.cancel()
-        self._tasks.start(self._transport.close(), "close channel")
+        if self._closing is None:
+            self._closing = self._tasks.start(self._transport.close(), "close channel")
 
+    async def closed(self) -> None:
+        """After `abort`: wait until the channel has released its connection."""
+        if self._closing is not None:
+            await self._closing
 
-def _text(error: Exception) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return (error.details() or "")[:256] or error.code().name
-    return "the stream has ended"
+    async def _lost(self, error: BaseException) -> NoReturn:
+        """Say what the call ended with. gRPC reports a call that the *peer* cancelled as a cancellation of ours."""
+        task = asyncio.current_task()
+        cancelled_here = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
+        if cancelled_here or not self._call.done():
+            raise error
+        code, details = await self._call.code(), await self._call.details()
+        raise _RefusedError(code, (details or "")[:MAX_TEXT_CHARACTERS]) from error

@@ -64,6 +64,8 @@ class Endpoint:
     def __init__(self, stream: Stream, laptop: bool, on_open: Callable[[Conn], None] | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.alive = True
+        self.peer_software = ""
+        """The version that the other side said it is of, if it has."""
         self._stream = stream
         self._loop = loop
         self._output: asyncio.Future[None] = loop.create_future()

@@ -90,6 +90,7 @@ def tunnel_json(view: TunnelView) -> Json:
         "connections": stats.connections if stats is not None else 0,
         "since": _rfc3339(datetime.fromtimestamp(view.since, UTC)),
         "error": view.error,
+        "version": (view.endpoint.peer_software or None) if view.endpoint is not None else None,
     }
 
 

@@ -11,17 +11,20 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
+    # Large frames are cheaper than many; a wide window spares a long path the slow start. Neither holds memory for
+    # long: every batch is read at once, the tunnel's own credit is what limits.
+    ("grpc.http2.max_frame_size", 1024 * 1024),
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),
     ("grpc.max_metadata_size", 8 * 1024),
-    # The tunnel has its own PING: gRPC's would only add a second opinion about who is dead.
-    ("grpc.keepalive_time_ms", 2**31 - 1),
 ]
 
 CLIENT_OPTIONS = [
     *OPTIONS,
     # The address is a loopback or unix socket of ours; a proxy from the environment has no business here.
     ("grpc.enable_http_proxy", 0),
-    # Every stream is its own connection: subchannels are not shared between channels to the same address.
+    # A channel per tunnel, a connection per channel: two tunnels to one address share nothing.
     ("grpc.use_local_subchannel_pool", 1),
+    # A tunnel that ends is opened anew by whoever wants it, after a look at why.
     ("grpc.enable_retries", 0),
 ]
 
@@ -30,4 +33,10 @@ SERVER_OPTIONS = [
     # A second daemon on the same address must fail, not share it.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 16),
+    # Connections on which nobody says anything.
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 30_000),
+    # The tunnel's own PING decides who is dead; gRPC's only clears away connections whose peer will never read again.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 ]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,11 +21,15 @@ from tproxy.tunnel.hello import (
     encode_welcome,
     negotiate,
 )
+from tproxy.tunnel.memory import keep_buffers
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 MAX_UNAUTHENTICATED = 64
+MAX_STREAMS = 1024
+STOP_SECONDS = 0.5
+"""What laptops get to read why the stream ended; a laptop that reads nothing does not delay the stop further."""
 
 IdentityT = TypeVar("IdentityT")
 
@@ -33,7 +37,7 @@ IdentityT = TypeVar("IdentityT")
 class TunnelServer(Generic[IdentityT]):
     """Listens for laptops.
 
-    `authenticate` gets each HELLO and returns who it is or raises `DeniedError`, whose message goes to the laptop.
+    `authenticate` gets each HELLO and returns who it is or raises `DeniedError`, whose message the laptop is told.
     `on_endpoint` gets the identity and the live endpoint, and sets its `on_open` before returning.
     """
 
@@ -44,6 +48,8 @@ class TunnelServer(Generic[IdentityT]):
         on_endpoint: Callable[[IdentityT, Endpoint], None],
         hello_seconds: float = HELLO_SECONDS,
     ) -> None:
+        self.refused = 0
+        """Streams refused since the start."""
         self._node = node
         self._authenticate = authenticate
         self._on_endpoint = on_endpoint
@@ -52,10 +58,10 @@ class TunnelServer(Generic[IdentityT]):
         self._unauthenticated = 0
         self._endpoints: set[Endpoint] = set()
         self._refusals = RefusalLog(log)
-        self.refused = 0  # streams, since the start
 
     async def start(self, host: str, port: int) -> int:
-        """Listen on a loopback address; returns the port. Raises `ClusterError` when the address is taken."""
+        """Listen on a loopback address; returns the port. Raises `ClusterError` when it is taken."""
+        keep_buffers()
         server = grpc.aio.server(options=channel.SERVER_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(channel.SERVICE, {"Connect": handler}),))
@@ -63,40 +69,46 @@ class TunnelServer(Generic[IdentityT]):
         try:
             bound = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ClusterError(f"cannot listen on {address}", "Is another node daemon running?") from error
+            await server.stop(None)
+            raise ClusterError(f"cannot listen on {address}", "see whether another node daemon runs here") from error
         await server.start()
         self._server = server
         return int(bound)
 
     async def stop(self) -> None:
-        """End every tunnel at once and stop listening."""
+        """End every tunnel and stop listening, at once."""
         for endpoint in list(self._endpoints):
             endpoint.close("the node daemon is stopping")
         if self._server is not None:
-            await self._server.stop(grace=0.2)
+            await self._server.stop(STOP_SECONDS)
 
-    async def _connect(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _connect(self, _requests: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         if self._unauthenticated >= MAX_UNAUTHENTICATED:
             await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams wait for their HELLO")
+        if len(self._endpoints) >= MAX_STREAMS:
+            await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many tunnels")
         self._unauthenticated += 1
         try:
             identity = await self._handshake(context)
         finally:
             self._unauthenticated -= 1
-        endpoint = Endpoint(_ServerStream(context), laptop=False)
-        self._on_endpoint(identity, endpoint)
+        stream = _ServerStream(context)
+        endpoint = Endpoint(stream, laptop=False)
         self._endpoints.add(endpoint)
         try:
-            await endpoint.wait_closed()
-        finally:
+            self._on_endpoint(identity, endpoint)
+            reason = await endpoint.wait_closed()
+            context.set_code(grpc.StatusCode.ABORTED)
+            context.set_details(reason)
+        finally:  # cancelled when the laptop hangs up
             self._endpoints.discard(endpoint)
             endpoint.close("the laptop closed the tunnel")
 
-    async def _handshake(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> IdentityT:
+    async def _handshake(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> IdentityT:
         try:
             async with asyncio.timeout(self._hello_seconds):
                 first = await context.read()
-                if first is grpc.aio.EOF:
+                if not isinstance(first, bytes):
                     raise HandshakeError("the stream ended before HELLO")
                 hello = decode_hello(first)
                 version = negotiate(hello)
@@ -111,34 +123,34 @@ class TunnelServer(Generic[IdentityT]):
             await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, str(error))
         except DeniedError as error:
             await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, error.message)
-        raise AssertionError("unreachable: a refusal raises")
 
     async def _refuse(
-        self, context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, reason: str
-    ) -> None:
+        self, context: "grpc.aio.ServicerContext[bytes, bytes]", code: grpc.StatusCode, reason: str
+    ) -> NoReturn:
         self.refused += 1
         self._refusals.note(context.peer(), reason)
         await context.abort(code, reason)
+        raise AssertionError("abort raises")
 
 
 class _ServerStream:
     """A server-side call as a `tproxy.tunnel.endpoint.Stream`."""
 
-    def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    def __init__(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         self._context = context
 
     async def read(self) -> bytes | None:
         try:
             batch = await self._context.read()
-        except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
-            raise StreamLostError("the stream broke") from error
-        return None if batch is grpc.aio.EOF else batch
+        except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+            raise StreamLostError("the connection to the laptop broke") from error
+        return batch if isinstance(batch, bytes) else None
 
     async def write(self, batch: bytes) -> None:
         try:
             await self._context.write(batch)
-        except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
-            raise StreamLostError("the stream broke") from error
+        except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+            raise StreamLostError("the connection to the laptop broke") from error
 
     def abort(self, reason: str) -> None:
-        """Nothing to do: the handler returns when the endpoint is closed, and that ends the call."""
+        """Nothing to do: the handler returns when the endpoint is closed, which ends the call with the reason."""

@@ -14,7 +14,7 @@ from typing import cast
 
 from tproxy.model.flow import OpenRequest, ResetReason
 from tproxy.tasks import Tasks
-from tproxy.tunnel.conn import Conn
+from tproxy.tunnel.conn import Buffer, Conn
 from tproxy.tunnel.endpoint import Endpoint
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
@@ -30,7 +30,7 @@ class Bridge(asyncio.Protocol):
     def __init__(self, conn: Conn | None = None) -> None:
         self._conn: Conn | None = None
         self._transport: asyncio.Transport | None = None
-        self._early: list[bytes] = []
+        self._early: list[Buffer] = []
         self._unconsumed = 0
         self._writable = True
         self._tcp_eof = False  # the TCP peer has finished
@@ -110,7 +110,7 @@ class Bridge(asyncio.Protocol):
     def conn_opened(self) -> None:
         """Nothing to do: the TCP peer has been sending all along."""
 
-    def conn_data(self, data: bytes) -> None:
+    def conn_data(self, data: Buffer) -> None:
         """Bytes from the tunnel."""
         transport = self._transport
         if transport is None:

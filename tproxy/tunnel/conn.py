@@ -17,13 +17,17 @@ DATAGRAMS_QUEUED = 64
 DATAGRAM_BYTES_QUEUED = 256 * 1024
 
 
+Buffer = bytes | memoryview
+"""Bytes that nobody will change."""
+
+
 class ConnSink(Protocol):
     """Who takes what a connection's other end does. Every method is called from the loop and must not block."""
 
     def conn_opened(self) -> None:
         """The peer accepted the connection, which was opened here."""
 
-    def conn_data(self, data: bytes) -> None:
+    def conn_data(self, data: Buffer) -> None:
         """The peer sent bytes. Call `Conn.consumed` when they no longer take memory."""
 
     def conn_eof(self) -> None:
@@ -43,7 +47,7 @@ class _Nobody:
     """The sink of a connection that has none yet."""
 
     def conn_opened(self) -> None: ...
-    def conn_data(self, data: bytes) -> None: ...
+    def conn_data(self, data: Buffer) -> None: ...
     def conn_eof(self) -> None: ...
     def conn_reset(self, reason: ResetReason, detail: str) -> None: ...
     def conn_pause(self) -> None: ...
@@ -103,7 +107,7 @@ class Conn:
         self._credit = EARLY_CREDIT if mine else 0  # what it is ready to receive
         self._credit_due = False  # listed for a CREDIT frame
         self._prefix = wire.data_prefix(number)
-        self._pieces: deque[bytes | memoryview] = deque()
+        self._pieces: deque[Buffer] = deque()
         self._queued = 0
         self._datagrams: deque[bytes] = deque()
         self._datagram_bytes = 0
@@ -121,7 +125,7 @@ class Conn:
         """Bytes written that have not left in a batch."""
         return self._queued
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         """Queue bytes for the peer. When enough is queued the sink is paused; whoever goes on regardless is reset."""
         if self.closed or self._eof_wanted or not data:
             return

@@ -144,7 +144,7 @@ class Mux:
         conns = self.conns
         try:
             for number, frame in wire.frames(batch):
-                if isinstance(frame, bytes):
+                if not isinstance(frame, pb.Frame):
                     conn = conns.get(number)
                     if conn is None:
                         self._ended(number)

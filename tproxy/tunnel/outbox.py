@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tproxy.tunnel import wire
-from tproxy.tunnel.conn import Conn
+from tproxy.tunnel.conn import Buffer, Conn
 
 BATCH_BYTES = 512 * 1024
 """A batch takes no more data once it is this large."""
@@ -43,7 +43,7 @@ class Outbox:
         self._clock = clock
         self._waiting = False
         self._waiting_since = 0.0
-        self._control: list[bytes] = []
+        self._control: list[Buffer] = []
         self._control_bytes = 0
         self._pong: int | None = None
         self._owed: list[Conn] = []
@@ -142,7 +142,7 @@ class Outbox:
         self.high_mark = min(HIGH_MARK, max(LOWEST_MARK, (BUDGET - self.queued) // 8))
         return b"".join(parts)
 
-    def _pay_credit(self, parts: list[bytes]) -> None:
+    def _pay_credit(self, parts: list[Buffer]) -> None:
         owed, self._owed = self._owed, []
         now = self._clock()
         for conn in owed:
@@ -150,7 +150,7 @@ class Outbox:
             if not conn.closed and not conn._eof_received and (credit := conn._window.grant(now, self.rtt)):
                 parts.append(wire.credit_frame(conn.id, credit))
 
-    def _serve(self, conn: Conn, parts: list[bytes], quantum: int) -> int:
+    def _serve(self, conn: Conn, parts: list[Buffer], quantum: int) -> int:
         """One turn of `conn`; returns the bytes of data added."""
         conn._scheduled = False
         if conn.closed and not conn._last_words:
@@ -161,7 +161,7 @@ class Outbox:
             parts.append(wire.data_header(conn._prefix, room))
             pieces = conn._pieces
             if room == queued:
-                parts.extend(pieces)  # type: ignore[arg-type]  # join takes any buffer
+                parts.extend(pieces)
                 pieces.clear()
             else:
                 _split(pieces, room, parts)
@@ -190,7 +190,7 @@ class Outbox:
                 conn.sink.conn_resume()
         return size
 
-    def _serve_datagrams(self, conn: Conn, parts: list[bytes], quantum: int) -> int:
+    def _serve_datagrams(self, conn: Conn, parts: list[Buffer], quantum: int) -> int:
         size = 0
         while conn._datagrams and size < max(quantum, 1):
             payload = conn._datagrams.popleft()
@@ -200,7 +200,7 @@ class Outbox:
         return size
 
 
-def _split(pieces: deque[bytes | memoryview], size: int, parts: list[bytes]) -> None:
+def _split(pieces: deque[Buffer], size: int, parts: list[Buffer]) -> None:
     """Move exactly `size` bytes from the front of `pieces`, which hold more, to `parts`."""
     while size:
         piece = pieces.popleft()
@@ -208,5 +208,5 @@ def _split(pieces: deque[bytes | memoryview], size: int, parts: list[bytes]) -> 
             view = memoryview(piece)
             pieces.appendleft(view[size:])
             piece = view[:size]
-        parts.append(piece)  # type: ignore[arg-type]  # join takes any buffer
+        parts.append(piece)
         size -= len(piece)

@@ -123,8 +123,11 @@ def pong_frame(value: int) -> bytes:
     return _batch(pb.Frame(pong=value))
 
 
-def frames(batch: bytes) -> Iterator[tuple[int, bytes | pb.Frame]]:
+def frames(batch: bytes) -> Iterator[tuple[int, bytes | memoryview | pb.Frame]]:
     """Each frame of a batch: its connection, and its data or, if it is not DATA, the message.
+
+    Data is not copied out of the batch when it is most of it: what a slow reader holds is never more than twice what
+    it was sent.
 
     Raises `WireError` where the bytes stop making sense; the frames before that have been delivered.
     """
@@ -151,7 +154,7 @@ def frames(batch: bytes) -> Iterator[tuple[int, bytes | pb.Frame]]:
                     if length > 127:
                         length, inner = _varint_at(batch, inner - 1)
                     if inner + length == stop and length:
-                        yield conn, batch[inner:stop]
+                        yield conn, batch[inner:stop] if length * 2 < end else memoryview(batch)[inner:stop]
                         at = stop
                         continue
             frame = pb.Frame.FromString(batch[at:stop])

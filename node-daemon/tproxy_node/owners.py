@@ -6,12 +6,12 @@ Reading takes a moment and may fail; until it has succeeded a pod counts as belo
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-
-from tproxy.kube.workloads import OwnerChains
+from dataclasses import dataclass
 
 from tproxy.errors import TproxyError
+from tproxy.kube.owners import UNREADABLE_SECONDS, OwnerChains
 from tproxy.kube.port import Cluster
-from tproxy.model.pod import Pod
+from tproxy.model.pod import OwnerRef, Pod
 from tproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -23,34 +23,39 @@ Chain = Sequence[tuple[str, str]]
 """Kind and name of a pod's owners, the nearest first."""
 
 
+@dataclass(slots=True)
+class _Known:
+    direct: tuple[OwnerRef, ...]
+    chain: Chain
+
+
 class Owners:
     """`on_change` is called when more is known than before."""
 
     def __init__(self, cluster: Cluster, on_change: Callable[[], None]) -> None:
         self._owner_chains = OwnerChains(cluster)
         self._on_change = on_change
-        self._chains: dict[str, Chain] = {}
+        self._known: dict[str, _Known] = {}
         self._tasks = Tasks("owners")
 
     def chains(self, pods: Iterable[Pod]) -> Mapping[str, Chain]:
         """By pod UID. Those of `pods` not known yet are read in the background, those of others are forgotten."""
         wanted = {pod.uid: pod for pod in pods}
-        for uid in self._chains.keys() - wanted.keys():
-            del self._chains[uid]
+        for uid in self._known.keys() - wanted.keys():
+            del self._known[uid]
         for uid, pod in wanted.items():
-            if uid not in self._chains:
-                self._chains[uid] = [(owner.kind, owner.name) for owner in pod.owners]
+            known = self._known.get(uid)
+            if known is None or known.direct != pod.owners:
+                self._known[uid] = known = _Known(pod.owners, [(owner.kind, owner.name) for owner in pod.owners])
                 if pod.owners:
-                    self._tasks.start(self._read(pod), pod.name)
-        return dict(self._chains)
+                    self._tasks.start(self._read(pod, known), pod.name)
+        return {uid: known.chain for uid, known in self._known.items()}
 
-    async def _read(self, pod: Pod) -> None:
+    async def _read(self, pod: Pod, known: _Known) -> None:
         delay = RETRY_FIRST_SECONDS
-        while pod.uid in self._chains:
+        while self._known.get(pod.uid) is known:
             try:
-                self._chains[pod.uid] = await self._owner_chains.chain(pod)
-                self._on_change()
-                return
+                found = await self._owner_chains.read(pod)
             except TproxyError as error:
                 log.warning(
                     "cannot read the owners of a pod: %s",
@@ -59,6 +64,14 @@ class Owners:
                 )
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_LIMIT_SECONDS)
+                continue
+            if found.owners != tuple(known.chain):
+                known.chain = found.owners
+                self._on_change()
+            if found.complete:
+                return
+            # An owner that may not be read, or is gone: a right may be granted later.
+            await asyncio.sleep(UNREADABLE_SECONDS)
 
     async def close(self) -> None:
         """Stop reading."""

@@ -177,7 +177,7 @@ class PodRelay:
         self._close()
         for group in list(self._laptop.values()):
             for connection in list(group):
-                connection.abort()
+                connection.abort("the pod is gone")
         for splice in list(self._app):
             splice.abort()
 
@@ -276,7 +276,7 @@ class PodRelay:
 
 def _abort_all(connections: "list[Tunnelled]") -> None:
     for connection in connections:
-        connection.abort()
+        connection.abort("the intercept has ended")
 
 
 class _Accepted(asyncio.Protocol):
@@ -313,9 +313,3 @@ class Tunnelled(Bridge):
         """The laptop's side is gone."""
         self._pod.tunnelled_reset(reason)
         super().conn_reset(reason, detail)
-
-    def abort(self) -> None:
-        """Reset both directions now."""
-        if self._conn is not None:
-            self._conn.reset(ResetReason.RESET, "the intercept has ended")
-        abort_with_reset(self._transport)

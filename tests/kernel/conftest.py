@@ -1,11 +1,15 @@
 """Fixtures for tests against the real kernel. They need root, and leave nothing behind, whatever happens."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.kernel.namespaces import Namespaces, PodNetwork
+from tests.kernel.node import Stage, stage
+from tests.kernel.scenes import Play
 from tproxy.steer.sk_lookup import SkLookup
 
 
@@ -40,3 +44,17 @@ def steering() -> Iterator[SkLookup]:
         yield steering
     finally:
         steering.close()
+
+
+@pytest.fixture
+def play(namespaces: Namespaces, tmp_path: Path) -> Play:
+    """Runs a scenario with a node daemon, its API server and whatever else the scenario asks for."""
+
+    def run(scenario: Callable[[Stage], Awaitable[None]]) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(60), stage(namespaces, tmp_path) as made:
+                await scenario(made)
+
+        asyncio.run(whole())
+
+    return run

@@ -1,0 +1,168 @@
+"""What pods should look like and what owners are told."""
+
+from dataclasses import replace
+
+import pytest
+from tproxy_node.desired import Failure, Route, View, desire
+
+from tests.unit.node.objects import intercept, pod, session
+from tproxy.model.intercept import NodeState, Target
+from tproxy.model.match import Match
+from tproxy.model.pod import Pod, Service
+
+ALICE = Route("uid-web-1a2b", "uid-alice", "shop/web-1a2b")
+CHAIN = {f"uid-web-{n}": [("Deployment", "web")] for n in range(1, 4)}
+
+
+def view(**changes: object) -> View:
+    base = View(
+        pods=[pod()],
+        chains=CHAIN,
+        sessions=[session()],
+        intercepts=[intercept()],
+        live=frozenset({"uid-alice"}),
+    )
+    return replace(base, **changes)
+
+
+def verdict(seen: View, uid: str = "uid-web-1a2b") -> tuple[NodeState, str]:
+    status = desire(seen).statuses[uid]
+    return status.state, status.reason
+
+
+def test_a_live_intercept_gets_its_pods() -> None:
+    found = desire(view(pods=[pod(), pod("web-2"), pod("other", owner="db")]))
+    assert found.routes == {"uid-web-1": {80: ALICE}, "uid-web-2": {80: ALICE}}
+    status = found.statuses["uid-web-1a2b"]
+    assert [(one.name, one.reason) for one in status.pods] == [("web-1", "Attaching"), ("web-2", "Attaching")]
+
+
+def test_ready_only_when_steered() -> None:
+    found = desire(view(pods=[pod(), pod("web-2")], steered={"uid-web-1": {80: ALICE}}))
+    status = found.statuses["uid-web-1a2b"]
+    assert [one.state for one in status.pods] == [NodeState.READY, NodeState.PENDING]
+    assert status.state is NodeState.PENDING
+    both = desire(view(pods=[pod()], steered={"uid-web-1": {80: ALICE}}))
+    assert both.statuses["uid-web-1a2b"].state is NodeState.READY
+
+
+def test_no_pods_here_no_entry() -> None:
+    found = desire(view(pods=[pod("other", owner="db")]))
+    assert found.routes == {}
+    assert found.statuses == {}
+
+
+def test_without_a_tunnel_nothing_is_steered() -> None:
+    seen = view(live=frozenset())
+    assert desire(seen).routes == {}
+    assert verdict(seen) == (NodeState.PENDING, "NoTunnel")
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "reason"),
+    [
+        (pod(host_network=True), NodeState.REFUSED, "HostNetwork"),
+        (pod(runtime_class="gvisor"), NodeState.REFUSED, "SandboxedRuntime"),
+        (pod(runtime_class="kata-qemu"), NodeState.REFUSED, "SandboxedRuntime"),
+        (pod(phase="Pending"), NodeState.PENDING, "PodNotRunning"),
+        (pod(addresses=()), NodeState.PENDING, "PodNotRunning"),
+    ],
+)
+def test_pods_that_cannot_be_steered(changed: Pod, state: NodeState, reason: str) -> None:
+    seen = view(pods=[changed])
+    assert desire(seen).routes == {}
+    assert verdict(seen) == (state, reason)
+    assert desire(seen).statuses["uid-web-1a2b"].message
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_finished_pods_are_not_mentioned(phase: str) -> None:
+    found = desire(view(pods=[pod(phase=phase)]))
+    assert (found.routes, found.statuses) == ({}, {})
+
+
+def test_a_pod_on_its_way_out_is_kept_but_not_begun() -> None:
+    going = pod(deleting=True)
+    assert desire(view(pods=[going])).statuses == {}
+    kept = desire(view(pods=[going], steered={"uid-web-1": {80: ALICE}}))
+    assert kept.routes == {"uid-web-1": {80: ALICE}}
+
+
+def test_what_this_version_cannot_do_is_refused() -> None:
+    assert verdict(view(intercepts=[intercept(match=Match(method="GET"))])) == (NodeState.REFUSED, "MatchUnsupported")
+    assert verdict(view(intercepts=[intercept(protocol="UDP")])) == (NodeState.REFUSED, "ProtocolUnsupported")
+
+
+def test_the_session_must_be_the_very_one() -> None:
+    renamed = view(sessions=[session(uid="another")], live=frozenset({"another"}))
+    assert verdict(renamed) == (NodeState.PENDING, "NoSession")
+    assert desire(renamed).routes == {}
+
+
+def test_an_intercept_being_left_counts_no_more() -> None:
+    found = desire(view(intercepts=[intercept(deleting=True)], steered={"uid-web-1": {80: ALICE}}))
+    assert (found.routes, found.statuses) == ({}, {})
+
+
+def test_a_failure_is_the_pods_reason() -> None:
+    seen = view(failures={"uid-web-1": Failure("NoProcess", "the pod has no running process")})
+    assert verdict(seen) == (NodeState.PENDING, "NoProcess")
+
+
+def test_namespaces_do_not_mix() -> None:
+    assert desire(view(pods=[pod(namespace="bank")])).statuses == {}
+
+
+def test_targets_by_service_and_by_pod() -> None:
+    front = Service("shop", "front", {"app": "web"})
+    by_service = view(intercepts=[intercept(target=Target("Service", "front"))], services=[front], chains={})
+    assert desire(by_service).routes == {"uid-web-1": {80: ALICE}}
+    by_pod = view(pods=[pod(), pod("web-2")], intercepts=[intercept(target=Target("Pod", "web-2"))], chains={})
+    assert desire(by_pod).routes == {"uid-web-2": {80: ALICE}}
+
+
+class TestConflicts:
+    """Two intercepts want the same port of one pod."""
+
+    both = view(
+        sessions=[session(), session("bob")],
+        intercepts=[intercept(), intercept("web-3c4d", of="bob", minute=5)],
+        live=frozenset({"uid-alice", "uid-bob"}),
+    )
+
+    def test_the_older_wins_and_the_other_is_told(self) -> None:
+        found = desire(self.both)
+        assert found.routes == {"uid-web-1": {80: ALICE}}
+        status = found.statuses["uid-web-3c4d"]
+        assert (status.state, status.reason) == (NodeState.CONFLICTED, "PortTaken")
+        assert status.message == (
+            "port 80 is intercepted by web-1a2b of alice on alice-laptop since 2026-05-01T12:00:00+00:00"
+        )
+
+    def test_the_holder_stays(self) -> None:
+        bobs = Route("uid-web-3c4d", "uid-bob", "shop/web-3c4d")
+        found = desire(replace(self.both, steered={"uid-web-1": {80: bobs}}))
+        assert found.routes == {"uid-web-1": {80: bobs}}
+        assert found.statuses["uid-web-1a2b"].state is NodeState.CONFLICTED
+
+    def test_the_live_one_goes_before_the_older(self) -> None:
+        found = desire(replace(self.both, live=frozenset({"uid-bob"})))
+        assert found.routes["uid-web-1"][80].name == "shop/web-3c4d"
+        assert found.statuses["uid-web-1a2b"].state is NodeState.CONFLICTED
+
+    def test_nobody_connected_nothing_decided(self) -> None:
+        found = desire(replace(self.both, live=frozenset()))
+        assert {status.reason for status in found.statuses.values()} == {"NoTunnel"}
+
+    def test_all_ports_or_none(self) -> None:
+        wide = intercept("web-3c4d", of="bob", minute=5, ports=(80, 443))
+        found = desire(replace(self.both, intercepts=[intercept(), wide]))
+        assert found.routes == {"uid-web-1": {80: ALICE}}
+
+    def test_different_ports_share_a_pod(self) -> None:
+        other = intercept("web-3c4d", of="bob", ports=(443,))
+        found = desire(replace(self.both, intercepts=[intercept(), other]))
+        assert {port: route.session for port, route in found.routes["uid-web-1"].items()} == {
+            80: "uid-alice",
+            443: "uid-bob",
+        }

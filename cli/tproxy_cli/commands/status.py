@@ -56,7 +56,7 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
     if wide:
         lines.append(f"  session {cluster['session']} of {cluster['user']}")
     if nodes := cluster["nodes"]:
-        columns = ["NODE", "TUNNEL", "RTT", "CONNECTIONS", "RECEIVED", "SENT", "AGE"]
+        columns = ["NODE", "TUNNEL", "RTT", "CONNECTIONS", "RECEIVED", "SENT", *(["VERSION"] if wide else []), "AGE"]
         rows = [
             [
                 node["node"],
@@ -65,6 +65,7 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
                 node["connections"],
                 size(node["bytesIn"]),
                 size(node["bytesOut"]),
+                *([node.get("version")] if wide else []),
                 intercepts.since(node.get("since")),
             ]
             for node in nodes

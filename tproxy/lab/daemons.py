@@ -18,6 +18,7 @@ HTTP_PORT = 4771
 READY_SECONDS = 30.0
 """How long the daemons may take to become ready."""
 
+_LAST_WORDS = 8
 _LABELS = {"app.kubernetes.io/name": "tproxy", "app.kubernetes.io/component": "node"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in _LABELS.items())
 
@@ -83,7 +84,7 @@ async def keep(layout: Layout, nodes: Sequence[Node], store: Store) -> None:
         await store.wait([PODS], version)
 
 
-async def wait_ready(nodes: Sequence[Node], store: Store) -> None:
+async def wait_ready(layout: Layout, nodes: Sequence[Node], store: Store) -> None:
     """Return once every node's daemon is ready. Raises ClusterError after READY_SECONDS, saying why they aren't."""
     try:
         async with asyncio.timeout(READY_SECONDS):
@@ -93,15 +94,21 @@ async def wait_ready(nodes: Sequence[Node], store: Store) -> None:
                     return
                 await store.wait([PODS], version)
     except TimeoutError:
-        reasons = "; ".join(_trouble(daemon) for daemon in _daemons(store) if not is_ready(daemon))
-        raise ClusterError(f"the node daemons are not ready after {READY_SECONDS:g} s: {reasons}") from None
+        troubles = [_trouble(layout, daemon) for daemon in _daemons(store) if not is_ready(daemon)]
+        raise ClusterError(
+            f"the node daemons are not ready after {READY_SECONDS:g} s:\n" + "\n".join(troubles),
+            "`tproxy lab up --without-daemons` brings up everything else",
+        ) from None
 
 
 def _daemons(store: Store) -> list[Object]:
     return store.list(PODS, NAMESPACE, labels=_SELECTOR)
 
 
-def _trouble(daemon: Object) -> str:
-    conditions = daemon.get("status", {}).get("conditions") or []
-    message = next((one.get("message") for one in conditions if one["type"] == "Ready"), None)
-    return f"{daemon['metadata']['name']}: {message or 'not started'}"
+def _trouble(layout: Layout, daemon: Object) -> str:
+    """What the API knows, and the daemon's last words: they are gone when the lab is."""
+    metadata, status = daemon["metadata"], daemon.get("status", {})
+    messages = [one.get("message", "") for one in status.get("conditions") or () if one["type"] == "Ready"]
+    log = layout.log_directory(NAMESPACE, metadata["name"], metadata["uid"]) / "node.log"
+    words = log.read_text(errors="replace").splitlines()[-_LAST_WORDS:] if log.exists() else []
+    return "\n  ".join([f"{metadata['name']}: {''.join(messages) or 'not started'}", *words])

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tproxy.errors import InvalidError, TproxyError
+from tproxy.lab.enter import enter
 from tproxy.lab.layout import PATH, Layout
-from tproxy.lab.sandbox import enter
-from tproxy.model.workload import nearest
 
 Facts = Mapping[str, Any]
 
@@ -72,7 +71,7 @@ def _node(layout: Layout, facts: Facts, name: str) -> Entrance:
     names = [node["name"] for node in facts["nodes"]]
     chosen = f"node{name}" if name.isdecimal() else name
     if chosen not in names:
-        raise InvalidError(f"there is no node {name[:64]!r}", f"nodes are {', '.join(f'node/{one}' for one in names)}")
+        raise InvalidError(f"there is no node {name[:64]!r}", f"nodes are {', '.join(map(_node_place, names))}")
     return _standing(layout, facts, chosen, {"PATH": PATH})
 
 
@@ -105,6 +104,8 @@ def find_pod(facts: Facts, namespace: str, name: str) -> Any:
     of_workload = sorted(one for one in pods if one.startswith(f"{name}-"))
     if len(of_workload) == 1:
         return pods[of_workload[0]]
+    from tproxy.model.workload import nearest
+
     near = of_workload or nearest(name, pods) or sorted(pods)
     hint = f"pods there: {', '.join(near[:5])}" if near else "`tproxy lab status` shows all pods"
     raise InvalidError(f"namespace {namespace[:64]!r} has no pod {name[:128]!r}", hint)
@@ -118,4 +119,8 @@ def _cgroup_of(pid: int, pod_group: Path) -> Path:
 
 
 def _places(facts: Facts) -> list[str]:
-    return ["laptop", "user", *(f"node/{node['name'].removeprefix('node')}" for node in facts["nodes"])]
+    return ["laptop", "user", *(_node_place(node["name"]) for node in facts["nodes"])]
+
+
+def _node_place(name: str) -> str:
+    return f"node/{name.removeprefix('node')}"

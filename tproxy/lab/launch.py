@@ -11,38 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tproxy.errors import ConflictError, InvalidError, TproxyError
-from tproxy.lab import cgroup, records
+from tproxy.lab import cgroup, machine, records
 from tproxy.lab.addresses import MAX_NODES
-from tproxy.lab.layout import BIN, NETNS, PATH, RUN, Layout
+from tproxy.lab.layout import NETNS, RUN, Layout
 
-_PACKAGES = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "unshare": "util-linux", "mount": "mount"}
 _LOG_TAIL_BYTES = 2000
-
-
-def require_root(what: str) -> None:
-    """Raises TproxyError unless the process is root's: namespaces, links and cgroups are made."""
-    if os.geteuid() != 0:
-        raise TproxyError(f"`tproxy lab {what}` needs root", f"`sudo {BIN}/tproxy lab {what}`")
-
-
-def check_machine() -> None:
-    """Raises TproxyError naming what this machine lacks."""
-    if not sys.platform.startswith("linux"):
-        raise TproxyError("the lab is made of Linux network namespaces", "run it on a Linux machine, or in a VM")
-    cgroup.mount_point()
-    missing = [tool for tool in _PACKAGES if shutil.which(tool, path=PATH) is None]
-    if missing:
-        packages = " ".join(dict.fromkeys(_PACKAGES[tool] for tool in missing))
-        raise TproxyError(f"not installed: {', '.join(missing)}", f"`apt-get install {packages}`")
-    if not Path("/etc/resolv.conf").exists():
-        raise TproxyError("/etc/resolv.conf is missing, and places need one to cover", "`touch /etc/resolv.conf`")
 
 
 def up(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str], None]) -> None:
     """Start the lab and return when it is ready. On failure nothing of it is left. Raises TproxyError."""
     if not 1 <= nodes <= MAX_NODES:
         raise InvalidError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}", "`tproxy lab up --nodes 2`")
-    check_machine()
+    machine.check()
     RUN.mkdir(mode=0o755, exist_ok=True)
     try:
         layout.state.mkdir(mode=0o700)
@@ -66,13 +46,8 @@ def down(layout: Layout) -> bool:
     return True
 
 
-def server_alive(layout: Layout) -> bool:
-    """Whether the lab server runs; it is all that lives in its cgroup."""
-    return any(True for _ in cgroup.processes(layout.place_cgroup("server")))
-
-
 def _exists(layout: Layout) -> TproxyError:
-    if server_alive(layout):
+    if records.server_alive(layout):
         return ConflictError(
             f"the lab {layout.name!r} is already up",
             f"`tproxy lab status{_named(layout)}` shows it, `tproxy lab down{_named(layout)}` ends it",
@@ -181,16 +156,3 @@ def _delete_files(layout: Layout) -> None:
         shutil.rmtree(layout.state)
     with contextlib.suppress(OSError):
         RUN.rmdir()
-
-
-def facts(layout: Layout) -> dict[str, object]:
-    """What is known of the lab, with `state` up, starting, crashed or down. Raises TproxyError."""
-    known = records.read(layout)
-    if known is None:
-        state = "crashed" if layout.state.exists() else "down"
-        if state == "crashed" and server_alive(layout):
-            state = "starting"
-        return {"name": layout.name, "state": state}
-    if not server_alive(layout):
-        known["state"] = "crashed"
-    return known

@@ -64,6 +64,7 @@ class PodRunner:
         self._reporter = PodReporter()
         self._published: Object = {}
         self._trouble = ""
+        self._ending = False
         self._logs = context.layout.log_directory(self._namespace, self._name, self.uid)
         self._containers = [
             Container(
@@ -88,6 +89,7 @@ class PodRunner:
 
     async def stop(self, grace_seconds: float) -> None:
         """End all containers, then the sandbox and its network; forget the pod."""
+        self._ending = True
         await asyncio.gather(*(container.stop(grace_seconds) for container in self._containers))
         await self._tasks.close()
         await self._drop_sandbox()
@@ -97,6 +99,7 @@ class PodRunner:
 
     def kill(self) -> None:
         """Send SIGKILL to everything in it; `stop` is still needed."""
+        self._ending = True
         cgroup.kill(self._group)
 
     def cut_logs(self) -> None:
@@ -118,6 +121,8 @@ class PodRunner:
             self._trouble = ""
             self._publish()
             await self._run_containers()
+            if self._ending:
+                return
             log.warning("pod %s/%s lost its sandbox", self._namespace, self._name)
             await self._drop_sandbox()
 

@@ -1,7 +1,7 @@
 """Readiness and liveness probes as a kubelet sends them: from the node's address, one new connection each time."""
 
 import asyncio
-import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,8 +11,6 @@ from typing import Any
 
 from tproxy.errors import InvalidError
 from tproxy.netns.handle import Netns
-
-log = logging.getLogger(__name__)
 
 USER_AGENT = "kube-probe/1.34"
 _MAX_STATUS_LINE = 8192
@@ -137,8 +135,12 @@ class Prober:
                         return f"command exited with {code}" if code else ""
         except TimeoutError:
             return f"no answer within {probe.timeout:g} s"
-        except (OSError, ValueError) as error:
-            return str(error) or type(error).__name__
+        except OSError as error:
+            # The event loops word the same error differently.
+            return os.strerror(error.errno) if error.errno else str(error)
+        except (ValueError, RuntimeError) as error:
+            # RuntimeError is what uvloop raises for a connection that the other side has closed already.
+            return str(error)
 
     async def _connected(self, host: str, port: int) -> socket.socket:
         address = host or self._pod_address

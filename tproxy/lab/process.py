@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from tproxy.errors import TproxyError
 from tproxy.lab.layout import PATH
@@ -71,15 +72,27 @@ class Process:
 
 async def run(*command: str, text: str = "") -> str:
     """Run a tool with `text` as its input and return what it prints. Raises TproxyError with its complaint."""
-    child = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
-    )
-    output, errors = await child.communicate(text.encode())
-    if child.returncode:
-        complaint = errors.decode(errors="replace").strip()[:1024]
-        raise TproxyError(f"`{' '.join(command)}` failed with {child.returncode}: {complaint}")
-    return output.decode(errors="replace")
+    # Files in memory instead of pipes: nobody has to pump them, and no tool can block on one.
+    with _memory_file(text) as given, _memory_file() as output, _memory_file() as errors:
+        code = await _tool(command, given, output, errors).wait()
+        if code:
+            complaint = _content(errors).strip()[:1024]
+            raise TproxyError(f"`{' '.join(command)}` failed with {code}: {complaint}")
+        return _content(output)
+
+
+def _tool(command: Sequence[str], given: BinaryIO, output: BinaryIO, errors: BinaryIO) -> Process:
+    environment = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
+    return Process(subprocess.Popen(command, stdin=given, stdout=output, stderr=errors, env=environment))
+
+
+def _memory_file(text: str = "") -> BinaryIO:
+    file = os.fdopen(os.memfd_create("tproxy-lab"), "w+b", buffering=0)
+    file.write(text.encode())
+    file.seek(0)
+    return file
+
+
+def _content(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tproxy.errors import TproxyError
+from tproxy.lab import cgroup
 from tproxy.lab.layout import Layout
 
 Record = Mapping[str, Any]
@@ -54,6 +55,24 @@ class Records:
         with os.fdopen(descriptor, "w") as file:
             json.dump(facts, file)
         temporary.rename(self._path)
+
+
+def server_alive(layout: Layout) -> bool:
+    """Whether the lab server runs; it is all that lives in its cgroup."""
+    return any(True for _ in cgroup.processes(layout.place_cgroup("server")))
+
+
+def facts(layout: Layout) -> dict[str, Any]:
+    """What is known of the lab, with `state` up, starting, crashed or down. Raises TproxyError."""
+    known = read(layout)
+    if known is None:
+        state = "crashed" if layout.state.exists() else "down"
+        if state == "crashed" and server_alive(layout):
+            state = "starting"
+        return {"name": layout.name, "state": state}
+    if not server_alive(layout):
+        known["state"] = "crashed"
+    return known
 
 
 def read(layout: Layout) -> dict[str, Any] | None:

@@ -7,12 +7,12 @@ everything else is the host's own file system.
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from tproxy.errors import TproxyError
 from tproxy.lab.addresses import CLUSTER_DOMAIN, DNS_SERVICE
+from tproxy.lab.enter import enter, tool
 from tproxy.lab.layout import NETNS, PATH
 from tproxy.lab.process import Process
 from tproxy.netns.handle import Netns
@@ -46,9 +46,9 @@ class Sandbox:
         try:
             holder = Process.start(
                 [
-                    _tool("nsenter"),
+                    tool("nsenter"),
                     f"--net={NETNS / netns}",
-                    _tool("unshare"),
+                    tool("unshare"),
                     "--mount",
                     "--uts",
                     "--propagation=slave",
@@ -86,20 +86,6 @@ class Sandbox:
         self.netns.close()
 
 
-def enter(holder: int, command: Sequence[str], directory: str) -> list[str]:
-    """The command line that runs `command` in the namespaces of process `holder`."""
-    return [
-        _tool("nsenter"),
-        f"--target={holder}",
-        "--net",
-        "--mount",
-        "--uts",
-        _tool("env"),
-        f"--chdir={directory}",
-        *command,
-    ]
-
-
 def write_etc(directory: Path, resolv_conf: str, hosts: Sequence[tuple[str, str]]) -> None:
     """Write the private files of a place. `hosts` are pairs of address and names."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -123,12 +109,6 @@ def _nsswitch() -> str:
     with contextlib.suppress(FileNotFoundError):
         lines = Path("/etc/nsswitch.conf").read_text().splitlines()
     return "\n".join([*(line for line in lines if not line.startswith("hosts:")), "hosts: files dns"]) + "\n"
-
-
-def _tool(name: str) -> str:
-    if (path := shutil.which(name, path=PATH)) is None:
-        raise TproxyError(f"`{name}` is not installed", "`apt-get install util-linux coreutils`")
-    return path
 
 
 async def _read_all_until_ready(descriptor: int) -> str:

@@ -67,7 +67,7 @@ class Stage:
         if self._with_daemons:
             progress("starting the node daemons")
             self._tasks.start(daemons.keep(self._layout, self._nodes, self._store), "keep node daemons")
-            await daemons.wait_ready(self._nodes, self._store)
+            await daemons.wait_ready(self._layout, self._nodes, self._store)
         self._records.set_state("up")
 
     def _facts(self) -> dict[str, Any]:

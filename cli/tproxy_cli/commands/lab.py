@@ -52,9 +52,9 @@ def _named(layout: Layout) -> str:
 @_name_option
 def up(console: Console, layout: Layout, nodes: int, without_daemons: bool) -> None:
     """Bring the lab up; returns when everything in it is ready."""
-    from tproxy.lab import launch
+    from tproxy.lab import launch, machine
 
-    launch.require_root("up")
+    machine.require_root("up")
     started = time.monotonic()
     launch.up(layout, nodes, not without_daemons, console.progress)
     console.out(f"lab/{layout.name} up in {elapsed(time.monotonic() - started)}")
@@ -65,9 +65,9 @@ def up(console: Console, layout: Layout, nodes: int, without_daemons: bool) -> N
 @_name_option
 def down(console: Console, layout: Layout) -> None:
     """Remove the lab and everything that runs in it, also after a crash."""
-    from tproxy.lab import launch
+    from tproxy.lab import launch, machine
 
-    launch.require_root("down")
+    machine.require_root("down")
     started = time.monotonic()
     if launch.down(layout):
         console.out(f"lab/{layout.name} down in {elapsed(time.monotonic() - started)}")
@@ -88,10 +88,10 @@ def down(console: Console, layout: Layout) -> None:
 @_name_option
 def status(console: Console, layout: Layout, output: str) -> int:
     """Show the lab: places, nodes, pods, Services. Exits with 3 if it is not up."""
-    from tproxy.lab import launch
+    from tproxy.lab import machine, records
 
-    launch.require_root("status")
-    facts = _with_daemons(launch.facts(layout))
+    machine.require_root("status")
+    facts = _with_daemons(records.facts(layout))
     console.out(render(output, facts, lambda wide: _tables(facts)))
     if facts["state"] == "crashed":
         console.warn(
@@ -229,9 +229,9 @@ def exec_(console: Console, layout: Layout, container: str, place: str, argv: tu
     one pod will do. Write `--` before the command.
     """
     from tproxy.lab import exec as entering
-    from tproxy.lab import launch
+    from tproxy.lab import machine
 
-    launch.require_root("exec")
+    machine.require_root("exec")
     facts = _running(layout)
     command_line = argv[1:] if argv[0] == "--" else argv
     if not command_line:
@@ -280,9 +280,9 @@ def kubeconfig(console: Console, layout: Layout) -> None:
 
 
 def _running(layout: Layout) -> Json:
-    from tproxy.lab import launch
+    from tproxy.lab import records
 
-    facts = launch.facts(layout)
+    facts = records.facts(layout)
     if "pods" not in facts:
         raise _not_up(layout)
     return facts

@@ -1,0 +1,60 @@
+"""A small HTTP server for tests: says which pod it is and who asks, on IPv4 and IPv6.
+
+/           the pod's name, the client's address, the User-Agent
+/ready      200, or 503 while the file /tmp/<pod>.unready exists
+/alive      200, or 503 while the file /tmp/<pod>.dead exists
+/probes     the User-Agents and addresses that asked for /ready so far
+/exit       ends the process with status 3
+"""
+
+import argparse
+import os
+import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+POD = os.environ.get("POD", "?")
+PROBES: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers everything with a line of text."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        status, text = 200, f"{POD} {self.client_address[0].removeprefix('::ffff:')} {self.headers['User-Agent']}\n"
+        match self.path:
+            case "/ready":
+                PROBES.append(f"{self.headers['User-Agent']} {self.client_address[0].removeprefix('::ffff:')}")
+                status = 503 if Path(f"/tmp/{POD}.unready").exists() else 200  # noqa: S108
+            case "/alive":
+                status = 503 if Path(f"/tmp/{POD}.dead").exists() else 200  # noqa: S108
+            case "/probes":
+                text = "\n".join(PROBES)
+            case "/exit":
+                os._exit(3)
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the log to what the tests look for."""
+
+
+class Server(ThreadingHTTPServer):
+    """Both address families on one socket."""
+
+    address_family = socket.AF_INET6
+    daemon_threads = True
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    print(f"{POD} listens on {options.port}", flush=True)
+    Server(("::", options.port), Handler).serve_forever()

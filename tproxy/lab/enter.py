@@ -1,0 +1,28 @@
+"""The command line that runs something inside the namespaces of another process. Nothing in it forks."""
+
+import shutil
+from collections.abc import Sequence
+
+from tproxy.errors import TproxyError
+from tproxy.lab.layout import PATH
+
+
+def enter(holder: int, command: Sequence[str], directory: str) -> list[str]:
+    """The command line that runs `command` in the namespaces of process `holder`."""
+    return [
+        tool("nsenter"),
+        f"--target={holder}",
+        "--net",
+        "--mount",
+        "--uts",
+        tool("env"),
+        f"--chdir={directory}",
+        *command,
+    ]
+
+
+def tool(name: str) -> str:
+    """Full path of a system tool: the PATH of what runs inside may lead elsewhere. Raises TproxyError."""
+    if (path := shutil.which(name, path=PATH)) is None:
+        raise TproxyError(f"`{name}` is not installed", "`apt-get install util-linux coreutils`")
+    return path

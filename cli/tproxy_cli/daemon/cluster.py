@@ -94,7 +94,8 @@ class LaptopCluster:
             return
         await self.api.list(INTERCEPTS, namespace)
         needed = [(verb, resource, namespace, "") for verb, resource in _RIGHTS]
-        needed.append(("create", PODS, SYSTEM_NAMESPACE, "portforward"))
+        # A WebSocket is a GET. Clusters that want `create` as well say so when the tunnel is opened.
+        needed.append(("get", PODS, SYSTEM_NAMESPACE, "portforward"))
         answers = await asyncio.gather(*(self.api.may(*right) for right in needed))
         for (verb, resource, place, subresource), allowed in zip(needed, answers, strict=True):
             if not allowed:
@@ -125,7 +126,6 @@ class LaptopCluster:
         """Our session as saved."""
 
         def lost(held: Held, why: str) -> None:
-            self.forget_lost(saved.namespace, held.name)
             self.lost = [*self.lost, Lost(session.saved, held, why, datetime.now().astimezone())][-MAX_LOST:]
 
         async def dial_node(node: str) -> NodeLink:
@@ -147,11 +147,9 @@ class LaptopCluster:
         """Those that have not ended."""
         return [session for session in self.sessions.values() if not session.ended]
 
-    def forget_lost(self, namespace: str, name: str) -> bool:
-        """Stop showing a lost intercept; whether there was one."""
-        kept = [one for one in self.lost if (one.session.namespace, one.held.name) != (namespace, name)]
-        found, self.lost = len(kept) < len(self.lost), kept
-        return found
+    def forget_lost(self, which: Callable[[Lost], bool]) -> None:
+        """Stop showing these lost intercepts."""
+        self.lost = [one for one in self.lost if not which(one)]
 
     def use(self, config: ClusterConfig) -> None:
         """Go on with another configuration, or with fresh connections: those from before a sleep may be dead."""

@@ -68,13 +68,18 @@ class Engine:
         if request.all and request.where.namespace is None:
             namespaces = sorted({namespace, *cluster.sessions})
 
-        async def leave_in_all() -> Json:
+        async def leave_in_all() -> Json | TproxyError:
             began = time.monotonic()
-            answers = [await leaving.leave(cluster, each, request.names, request.all, say) for each in namespaces]
+            try:
+                answers = [await leaving.leave(cluster, each, request.names, request.all, say) for each in namespaces]
+            except TproxyError as error:
+                return error
             left = [one for answer in answers for one in answer["left"]]
             return {"left": left, "seconds": round(time.monotonic() - began, 3)}
 
-        answer: Json = await asyncio.shield(self._undoing.start(leave_in_all(), "leave"))
+        answer: Json | TproxyError = await asyncio.shield(self._undoing.start(leave_in_all(), "leave"))
+        if isinstance(answer, TproxyError):
+            raise answer
         return answer
 
     async def list_intercepts(self, request: ListRequest) -> Json:

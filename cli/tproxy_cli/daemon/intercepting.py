@@ -87,6 +87,9 @@ class Interception:
             held.saved = replace(held.saved, ports=ports)
             session.adopt(held)
             verdict = await self._wait(session, held, pods)
+        self._cluster.forget_lost(
+            lambda one: (one.session.namespace, one.held.saved.target) == (self._namespace, target.target)
+        )
         return {
             "name": held.name,
             "namespace": self._namespace,

@@ -67,8 +67,7 @@ async def leave(cluster: LaptopCluster, namespace: str, wanted: Sequence[str], e
     left = [*(_left(one.name, namespace, one.saved.target) for one in held)]
     left += [_left(one.held.name, namespace, one.held.saved.target) for one in lost]
     left += [_left(one.intercept.name, namespace, one.intercept.target) for one in orphans]
-    for one in lost:
-        cluster.forget_lost(namespace, one.held.name)
+    cluster.forget_lost(lambda one: one in lost)
     if held or orphans:
         say(f"leaving {', '.join(one['name'] for one in left)}")
     await asyncio.gather(

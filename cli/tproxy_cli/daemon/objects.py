@@ -26,6 +26,7 @@ class SessionObjects:
         self.saved = saved
         self.renewed = seconds_since_boot() - max(0.0, time.time() - saved.renewed_at)
         self._host = host
+        self._gone = False
 
     @property
     def expired(self) -> bool:
@@ -61,9 +62,10 @@ class SessionObjects:
         """The Session as it is now, if there is one and it still is ours."""
         try:
             session = Session.from_object(await self.cluster.get(SESSIONS, self.saved.name, self.saved.namespace))
+            self._gone = session.token_hash != hash_token(self.saved.token)
         except NotFoundError:
-            return None
-        if session.token_hash != hash_token(self.saved.token):
+            self._gone = True
+        if self._gone:
             return None
         self.saved = replace(self.saved, uid=session.uid)
         return session
@@ -75,8 +77,9 @@ class SessionObjects:
         self._renewed(self.saved.uid)
 
     async def delete_session(self) -> None:
-        """Delete the Session; its Intercepts follow."""
-        await self.cluster.delete(SESSIONS, self.saved.name, self.saved.namespace, uid=self.saved.uid)
+        """Delete the Session, unless it is known not to be there; its Intercepts follow."""
+        if not self._gone:
+            await self.cluster.delete(SESSIONS, self.saved.name, self.saved.namespace, uid=self.saved.uid)
 
     async def create_intercept(self, held: Held) -> None:
         """Create an Intercept and note its UID. Raises `AlreadyExistsError` if the name is taken."""
@@ -109,6 +112,7 @@ class SessionObjects:
 
     def _renewed(self, uid: str) -> None:
         self.renewed = seconds_since_boot()
+        self._gone = False
         self.saved = replace(self.saved, uid=uid, renewed_at=time.time())
 
 

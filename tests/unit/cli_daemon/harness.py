@@ -28,7 +28,7 @@ from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, NODES, PODS, SERVICES
 from tproxy.lab.api import admission, authn
 from tproxy.lab.api.app import make_app
 from tproxy.lab.api.resources import Kind, builtin_kinds, custom_kinds
-from tproxy.lab.api.store import Store
+from tproxy.lab.api.store import Store, suffix
 from tproxy.lab.controllers import garbage
 from tproxy.lab.controllers.loop import Controller, run
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
@@ -169,7 +169,7 @@ class Stage:
 
     async def dial(self, namespace: str, name: str, port: int) -> socket.socket:
         """Where port-forwards to node daemons end."""
-        node = self.nodes[name.removeprefix("tproxy-node-")]
+        node = self.nodes[self.store.get(PODS, name, namespace)["spec"]["nodeName"]]
         sock = socket.socket()
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", node.port))
@@ -183,7 +183,7 @@ class Stage:
     async def add_daemon(self, name: str) -> NodeStandIn:
         """A daemon for a node that has none."""
         labels = {"app.kubernetes.io/name": "tproxy", "app.kubernetes.io/component": "node"}
-        self.add_pod(f"tproxy-node-{name}", name, namespace=SYSTEM, labels=labels)
+        self.add_pod(f"tproxy-node-{suffix()}", name, namespace=SYSTEM, labels=labels)
         cluster = ApiCluster(load(self.kubeconfig("node")))
         self._clusters.append(cluster)
         node = self.nodes[name] = NodeStandIn(name, cluster)

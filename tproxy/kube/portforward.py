@@ -98,6 +98,9 @@ class PortForward:
         return await self._cluster.transport.upgrade(path, call, {"ports": str(self._port)}, channels.SUBPROTOCOL)
 
     def _accepted(self, laptop: "_LaptopSide") -> None:
+        if self._server is None:  # accepted just before it was closed: nobody would end it any more
+            laptop.abort()
+            return
         if len(self._links) >= CONNECTIONS:
             log.warning("too many connections", extra={"forward": str(self)})
             laptop.abort()

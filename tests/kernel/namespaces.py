@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,7 +130,10 @@ class Namespaces:
             for address in addresses:
                 # Without duplicate address detection, which would keep an IPv6 address unusable for a second.
                 run("ip", "-n", name, "address", "add", address, "dev", device, *["nodad"] * (":" in address))
-            run("ip", "-n", name, "link", "set", device, "up")
+            # Without link-local addresses, which would appear some time later and change the routes.
+            run("ip", "-n", name, "link", "set", device, "up", "addrgenmode", "none")
+        for namespace, device in ((network.pod, "eth0"), (network.outside, "pod0")):
+            _wait_for_routes(namespace, device)
         return network
 
     def close(self) -> None:
@@ -137,6 +141,13 @@ class Namespaces:
             namespace.netns.close()
             subprocess.run(["ip", "netns", "delete", namespace.name], capture_output=True, check=False)
         self._made.clear()
+
+
+def _wait_for_routes(namespace: Namespace, device: str) -> None:
+    """The kernel adds the last routes of a link in the background."""
+    deadline = time.monotonic() + 5
+    while f"ff00::/8 dev {device}" not in namespace.run("ip", "-6", "route", "show", "table", "all"):
+        assert time.monotonic() < deadline, "the link does not come up"
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5) -> None:

@@ -1,5 +1,7 @@
 """Attaching where it cannot be: a clear error, and nothing half done."""
 
+import contextlib
+import os
 import re
 import resource
 import shutil
@@ -49,6 +51,21 @@ def _descriptors() -> set[str]:
 
 def test_any_failure_on_the_way_undoes_everything(network: PodNetwork, steering: SkLookup) -> None:
     """With room for ever more descriptors, attaching fails at every step that needs one, until it succeeds."""
+    with contextlib.ExitStack() as stack:
+        _fail_at_every_step(network, steering, _filled(stack))
+
+
+def _filled(stack: contextlib.ExitStack) -> int:
+    """Fill the gaps among this process' descriptors and say what the next one will be."""
+    highest = max(map(int, _descriptors()))
+    while True:
+        fd = os.open(os.devnull, os.O_RDONLY)
+        stack.callback(os.close, fd)
+        if fd >= highest:
+            return fd + 1
+
+
+def _fail_at_every_step(network: PodNetwork, steering: SkLookup, next_descriptor: int) -> None:
     before = _descriptors()
     state = network.pod.state()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -56,8 +73,7 @@ def test_any_failure_on_the_way_undoes_everything(network: PodNetwork, steering:
     attachment = None
     while attachment is None:
         try:
-            # One of those listed is that of the listing itself.
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + len(failures), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor + len(failures), hard))
             attachment = steering.attach(network.pod.netns, PORTS)
         except TproxyError as error:
             failures.append(error)

@@ -225,12 +225,14 @@ def test_lease(network: PodNetwork, steering: SkLookup) -> None:
         with contextlib.closing(network.pod.listen("::", PORT)) as app:
             attachment = steering.attach(network.pod.netns, PORTS)
             async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                steering.renew(0.5)
                 renewed = time.monotonic()
-                assert (await ask(network.outside, POD_IP4)).who == "tproxy"
-                while (await ask(network.outside, POD_IP4)).who == "tproxy":
-                    assert time.monotonic() < renewed + 0.6, "the lease did not end"
-                assert time.monotonic() >= renewed + 0.5
+                steering.renew(0.5)
+                answers = {}
+                while (began := time.monotonic()) < renewed + 0.7:
+                    answers[began - renewed] = ((await ask(network.outside, POD_IP4)).who, time.monotonic() - renewed)
+                assert {answer for answer, ended in answers.values() if ended < 0.5} == {"tproxy"}
+                # Renewing itself takes a moment.
+                assert {answer for began, (answer, _) in answers.items() if began > 0.55} == {"app"}
                 steering.renew(60)
                 assert (await ask(network.outside, POD_IP4)).who == "tproxy"
 

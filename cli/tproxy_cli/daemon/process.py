@@ -10,7 +10,6 @@ import os
 import resource
 import socket
 import sys
-from contextlib import suppress
 
 from tproxy.errors import TproxyError
 from tproxy_cli import paths
@@ -26,30 +25,32 @@ def main() -> int:
     os.umask(0o077)
     try:
         lock = _lock()
-        listener = _listen()
-        return _serve(listener, lock)
+        try:
+            _serve(_listen())
+        finally:
+            # Still under the lock: the next daemon's socket must not be the one removed.
+            paths.socket_path().unlink(missing_ok=True)
+            os.close(lock)
     except TproxyError as error:
         print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code
+    return 0
 
 
-def _serve(listener: socket.socket, lock: int) -> int:
+def _serve(listener: socket.socket) -> None:
     from tproxy_cli.daemon import logs
 
-    logs.configure(paths.log_path())
+    log = paths.state_dir() / "daemon.log"
+    try:
+        logs.configure(log)
+    except OSError as error:
+        raise TproxyError(f"cannot write the log {log}: {error.strerror}", f"look at `ls -l {log}`") from error
     _raise_descriptor_limit()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we report ourselves
     from tproxy_cli.daemon.server import run
 
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run(listener))
-    finally:
-        # Still under the lock: the next daemon's socket must not be the one removed.
-        with suppress(FileNotFoundError):
-            os.unlink(paths.socket_path())
-        os.close(lock)
-    return 0
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run(listener))
 
 
 def _lock() -> int:
@@ -73,15 +74,17 @@ def _lock() -> int:
 def _listen() -> socket.socket:
     """Listen on the socket, in place of one that a killed daemon left."""
     path = paths.socket_path()
-    with suppress(FileNotFoundError):
-        path.unlink()
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # others must not connect even for a moment
     try:
-        listener.bind(str(path))  # mode 0600 by the umask
+        listener.bind(str(path))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise TproxyError(f"cannot listen on {path}: {error.strerror}", f"look at `ls -ld {path.parent}`") from error
+    finally:
+        os.umask(before)
     return listener
 
 

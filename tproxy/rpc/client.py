@@ -33,7 +33,7 @@ async def connect(target: str, hello: Hello, on_open: Callable[[Conn], None]) ->
             first = await stream.read()
         if first is None:
             raise HandshakeError("the node daemon ended the tunnel before its WELCOME")
-        decode_welcome(first)
+        welcome = decode_welcome(first)
     except BaseException as error:
         stream.abort("")
         await stream.closed()
@@ -44,7 +44,9 @@ async def connect(target: str, hello: Hello, on_open: Callable[[Conn], None]) ->
         if isinstance(error, HandshakeError):
             raise ClusterError(str(error), "compare the versions with `tproxy version`") from error
         raise
-    return Endpoint(stream, laptop=True, on_open=on_open)
+    endpoint = Endpoint(stream, laptop=True, on_open=on_open)
+    endpoint.peer_software = welcome.software
+    return endpoint
 
 
 class _RefusedError(StreamLostError):

@@ -89,11 +89,11 @@ class TunnelServer(Generic[IdentityT]):
             await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many tunnels")
         self._unauthenticated += 1
         try:
-            identity = await self._handshake(context)
+            hello, identity = await self._handshake(context)
         finally:
             self._unauthenticated -= 1
         stream = _ServerStream(context)
-        endpoint = Endpoint(stream, laptop=False)
+        endpoint = Endpoint(stream, laptop=False, peer_software=hello.software)
         self._endpoints.add(endpoint)
         try:
             self._on_endpoint(identity, endpoint)
@@ -104,7 +104,7 @@ class TunnelServer(Generic[IdentityT]):
             self._endpoints.discard(endpoint)
             endpoint.close("the laptop closed the tunnel")
 
-    async def _handshake(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> IdentityT:
+    async def _handshake(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> tuple[Hello, IdentityT]:
         try:
             async with asyncio.timeout(self._hello_seconds):
                 first = await context.read()
@@ -114,7 +114,7 @@ class TunnelServer(Generic[IdentityT]):
                 version = negotiate(hello)
                 identity = await self._authenticate(hello)
                 await context.write(encode_welcome(Welcome(version, self._node)))
-                return identity
+                return hello, identity
         except TimeoutError:
             await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "no HELLO in time")
         except VersionMismatchError as error:

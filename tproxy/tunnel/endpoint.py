@@ -61,11 +61,17 @@ class Endpoint:
     Set `on_open` before control returns to the loop: from then on the peer may open connections.
     """
 
-    def __init__(self, stream: Stream, laptop: bool, on_open: Callable[[Conn], None] | None = None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        laptop: bool,
+        on_open: Callable[[Conn], None] | None = None,
+        peer_software: str = "",
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.alive = True
-        self.peer_software = ""
-        """The version that the other side said it is of, if it has."""
+        self.peer_software = peer_software
+        """The version that the other side says it is, for people."""
         self._stream = stream
         self._loop = loop
         self._output: asyncio.Future[None] = loop.create_future()

@@ -122,9 +122,11 @@ def resolve_ports(
 
     `service` is the Service the target names, if it does: then names and numbers are its ports first. A name may stand
     for different numbers in different pods; each gets an entry. Where nothing is declared a number is taken as it is.
-    Raises `InvalidError` listing the ports there are.
+    Raises `InvalidError` listing the ports there are, also if there is no mapping.
     """
     offers = (_service_offers(service, pods) if service is not None else []) or _container_offers(pods)
+    if not mappings:
+        raise _no_mapping(offers)
     resolved: dict[int, int] = {}
     for mapping in mappings:
         for port in sorted(_find(mapping, offers)):
@@ -156,6 +158,15 @@ def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
             hint="give the number of the pod's port",
         )
     return targets
+
+
+def _no_mapping(offers: Sequence[_Offer]) -> InvalidError:
+    there = f"; TCP ports there are: {', '.join(str(offer) for offer in offers)}" if offers else ""
+    remote = offers[0].number if offers else "REMOTE"
+    return InvalidError(
+        f"no port was given{there}",
+        hint=f"say to which port of this laptop connections are to go, as in `--port 3000:{remote}`",
+    )
 
 
 def _no_such_port(mapping: PortMapping, wanted: int | str, offers: Sequence[_Offer]) -> InvalidError:

@@ -52,8 +52,6 @@ class InterceptRequest:
     def of(cls, body: Body) -> "InterceptRequest":
         """Read a request's body."""
         ports = _texts(body, "ports")
-        if not ports:
-            raise InvalidError("no port to intercept", "say which one, as in `--port 3000`")
         on_disconnect = body.get("onDisconnect", "fallback")
         if on_disconnect not in ("fallback", "fail"):
             raise _unexpected("onDisconnect")

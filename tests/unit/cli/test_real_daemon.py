@@ -138,6 +138,7 @@ def test_what_the_daemon_refuses_names_what_there_is(tproxy: Tproxy, cluster: No
         (["intercept", "wbe", "-p", "3000"], 2, "web"),
         (["intercept", "web", "-p", "3000:9090"], 2, "8080"),
         (["intercept", "web", "-p", "3000:grpc"], 2, "8080"),
+        (["intercept", "web"], 2, "8080 (http)"),
         (["intercept", "web", "-p", "3000"], 3, "node daemon"),
         (["list", "--context", "prod"], 3, "lab"),
         (["leave", "web"], 2, "web"),

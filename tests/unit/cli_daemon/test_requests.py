@@ -34,7 +34,6 @@ def test_an_intercept_is_read() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"ports": []},
         {"ports": "3000"},
         {"ports": [3000]},
         {"ports": ["x"]},

@@ -132,6 +132,15 @@ def test_one_of_several_ports() -> None:
     assert raised.value.hint == "say which one you mean, as in `--port 3000:8080`"
 
 
+def test_without_a_mapping_the_ports_there_are_are_named() -> None:
+    with pytest.raises(InvalidError) as raised:
+        resolve_ports([], [pod(HTTP, ADMIN)])
+    assert raised.value.message == "no port was given; TCP ports there are: 8080 (http), 9000 (admin)"
+    assert raised.value.hint.endswith("as in `--port 3000:8080`")
+    with pytest.raises(InvalidError, match="^no port was given$"):
+        resolve_ports([], [pod()])
+
+
 def test_a_port_the_pod_does_not_have() -> None:
     for text, which in (("3000:81", "port 81"), ("3000:grpc", "port named grpc"), ("3000:dns", "port named dns")):
         with pytest.raises(InvalidError) as raised:

@@ -106,7 +106,7 @@ async def _rights_in(
     answers = await asyncio.gather(*(cluster.may(verb, kind, namespace, sub) for verb, kind, sub in rights))
     missing = [right for right, allowed in zip(rights, answers, strict=True) if not allowed]
     if not missing:
-        text = f'all {len(rights)} rights in namespace "{namespace}"'
+        text = f'{len(rights)} of {len(rights)} rights in namespace "{namespace}"'
         return [Finding(CLUSTER, f"rights-to-{purpose}", "pass", text)]
     findings = []
     for verb, resource, subresource in missing:

@@ -68,7 +68,7 @@ def test_all_is_well(tproxy: Tproxy, daemon: FakeDaemon, tmp_path: Path) -> None
     words = [line.split(maxsplit=2) for line in lines]
     assert ["pass", "daemon", "running, version 0.1.0"] in words
     assert ["pass", "kubeconfig", 'context "lab", namespace "shop"'] in words
-    assert ["pass", "rights-to-intercept", 'all 10 rights in namespace "shop"'] in words
+    assert ["pass", "rights-to-intercept", '10 of 10 rights in namespace "shop"'] in words
     assert ["pass", "node-daemons", "ready on 2 of 2 nodes"] in words
     assert lines[-1].endswith(" checks: all passed")
 

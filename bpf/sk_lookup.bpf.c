@@ -32,7 +32,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, TPROXY_LISTENERS);
-	__type(key, __u32);
+	__type(key, enum tproxy_listener);
 	__type(value, __u64);
 } tproxy_listen SEC(".maps");
 
@@ -88,7 +88,7 @@ int tproxy_lookup(struct bpf_sk_lookup *ctx)
 	};
 	struct tproxy_counters *counters;
 	struct bpf_sock *listener;
-	__u32 key;
+	enum tproxy_listener key;
 	long failed;
 
 	/* UDP and whatever comes later: not ours, the app's. */

@@ -51,7 +51,7 @@ class ProcTree:
         places: dict[str, PodCgroup | None] = {}  # all processes of a container have the same text
         for pid in self._pids():
             try:
-                text = (self._root / pid / "cgroup").read_text()
+                text = self._read(pid, "cgroup")
                 if text not in places:
                     places[text] = parse_cgroup(text)
                 place = places[text]
@@ -81,6 +81,10 @@ class ProcTree:
     def _pids(self) -> Iterator[str]:
         return (name for name in os.listdir(self._root) if name.isdecimal())
 
+    def _read(self, pid: str, name: str) -> str:
+        # Names of commands and groups may be any bytes; those that matter to us are ASCII.
+        return (self._root / pid / name).read_text("ascii", "replace")
+
     def _add(self, pod: PodProcesses, pid: str, ignored: frozenset[NetnsId]) -> None:
         try:
             netns = self.netns_id(pid)
@@ -91,5 +95,5 @@ class ProcTree:
             pod.ignored += 1
             return
         # The command's name stands in parentheses and may contain any, spaces too.
-        fields = (self._root / pid / "stat").read_text().rpartition(")")[2].split()
+        fields = self._read(pid, "stat").rpartition(")")[2].split()
         pod.by_netns.setdefault(netns, []).append(Process(int(fields[_START_TIME]), int(pid)))

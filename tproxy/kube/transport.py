@@ -293,11 +293,14 @@ def explain(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+        error = error.os_error
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({(error.reason or str(error)).lower().replace('_', ' ')[:128]})"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it closed the connection"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno:
+        # asyncio replaces the system's words by "Connect call failed".
+        return os.strerror(error.errno).lower()
     return str(error)[:256] or type(error).__name__
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_DATAGRAM = 65507
 """The largest payload of UDP over IPv4."""
+LOWEST_MARK = 32 * 1024
+"""A connection with no more than this queued is never paused, however full the outbox is."""
 DATAGRAMS_QUEUED = 64
 DATAGRAM_BYTES_QUEUED = 256 * 1024
 
@@ -136,13 +138,14 @@ class Conn:
         outbox.queued += size
         if self._credit and not self._scheduled:
             outbox.schedule(self)
-        if self._queued > outbox.high_mark:
+        if self._queued > LOWEST_MARK:
             self._crowded()
 
     def _crowded(self) -> None:
         if self._outbox.overfull(self):
+            self._outbox.drop(self)
             self._mux.fail(self, ResetReason.LIMIT, "more was written than the tunnel may hold")
-        elif not self._paused:
+        elif not self._paused and self._queued > self._outbox.high_mark:
             self._paused = True
             self.sink.conn_pause()
 

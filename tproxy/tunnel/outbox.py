@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tproxy.tunnel import wire
-from tproxy.tunnel.conn import Buffer, Conn
+from tproxy.tunnel.conn import LOWEST_MARK, Buffer, Conn
 
 BATCH_BYTES = 512 * 1024
 """A batch takes no more data once it is this large."""
@@ -18,10 +18,8 @@ QUANTUM = 64 * 1024
 
 HIGH_MARK = 512 * 1024
 """A connection's sink is paused above this while the outbox is nearly empty …"""
-LOWEST_MARK = 32 * 1024
-"""… down to this while it is full …"""
 RESUME_MARK = 16 * 1024
-"""… and resumed here."""
+"""… above less while it fills up, and resumed here."""
 BUDGET = 32 * 1024 * 1024
 HARD_LIMIT = 128 * 1024 * 1024
 """Beyond this whoever writes is reset: reached only when sinks ignore `conn_pause`."""
@@ -35,7 +33,6 @@ class Outbox:
     def __init__(self, clock: Callable[[], float], on_output: Callable[[], None]) -> None:
         self.queued = 0
         """Bytes of all connections that wait."""
-        self.high_mark = HIGH_MARK
         self.on_output = on_output
         self.on_sent_eof: Callable[[Conn], None] = lambda _conn: None
         self.rtt = 0.0
@@ -84,6 +81,11 @@ class Outbox:
         self._fresh.append(conn)
         if not self._waiting:
             self._wake()
+
+    @property
+    def high_mark(self) -> int:
+        """What one connection may have queued at present before its sink is paused."""
+        return min(HIGH_MARK, max(LOWEST_MARK, (BUDGET - self.queued) // 8))
 
     def overfull(self, conn: Conn) -> bool:
         """Whether a connection above its mark has to end."""
@@ -139,7 +141,6 @@ class Outbox:
                 break
             size += self._serve(conn, parts, QUANTUM if fresh or busy else limit - size)
         self._waiting = bool(fresh or busy or self._control or self._owed)
-        self.high_mark = min(HIGH_MARK, max(LOWEST_MARK, (BUDGET - self.queued) // 8))
         return b"".join(parts)
 
     def _pay_credit(self, parts: list[Buffer]) -> None:

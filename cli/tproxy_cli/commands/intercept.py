@@ -4,6 +4,7 @@ import time
 
 import click
 
+from tproxy.errors import TproxyError
 from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
 from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
@@ -73,18 +74,18 @@ def intercept(
     for port in ports:
         parse_ports(port)
     started = time.monotonic()
-    result = daemon(console).call(
-        "/v1/intercept",
-        {
-            "cluster": cluster,
-            "target": workload,
-            "ports": list(ports),
-            "onDisconnect": on_disconnect,
-            "timeoutSeconds": timeout,
-        },
-        start=True,
-        seconds=timeout + GRACE_SECONDS,
-    )
+    body = {
+        "cluster": cluster,
+        "target": workload,
+        "ports": list(ports),
+        "onDisconnect": on_disconnect,
+        "timeoutSeconds": timeout,
+    }
+    try:
+        result = daemon(console).call("/v1/intercept", body, start=True, seconds=timeout + GRACE_SECONDS)
+    except KeyboardInterrupt as interrupt:
+        # The daemon sees the closed connection.
+        raise TproxyError("interrupted; what was begun is being undone", exit_code=130) from interrupt
     # What the person waited, the daemon's own start included.
     result["seconds"] = round(time.monotonic() - started, 3)
     text = render(output, result, lambda wide: describe(result, wide), lambda: [f"intercept/{result['name']}"])

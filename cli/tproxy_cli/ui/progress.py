@@ -92,8 +92,8 @@ class Spinner:
             seconds = int(time.monotonic() - started)
             waited = f" ({seconds}s)" if seconds >= 2 else ""
             line = f"{self._frames[frame % len(self._frames)]} {self._text}{waited}"
-            # A wrapped line could not be wiped.
-            width = shutil.get_terminal_size().columns - 1
+            # A wrapped line could not be wiped; the terminal may add ^C to it.
+            width = shutil.get_terminal_size().columns - 3
             self._stream.write(f"\r\x1b[K{line[:width]}")
             self._stream.flush()
             frame += 1

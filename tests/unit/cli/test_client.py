@@ -211,7 +211,7 @@ def test_ctrl_c_closes_the_request_and_leaves_with_130(home: Path, daemon: FakeD
         wait_for(lambda: daemon.bodies("/v1/intercept"))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
-    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
+    assert (process.returncode, out, err) == (130, "", "error: interrupted; what was begun is being undone\n")
     assert daemon.dropped.wait(5)
 
 

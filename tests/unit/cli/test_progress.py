@@ -116,7 +116,7 @@ def listing(gate: threading.Event) -> Iterator[Terminal]:
 
 def test_the_spinner_turns_on_one_line_and_leaves_no_trace(listing: Terminal, gate: threading.Event) -> None:
     listing.wait_for("⠙ asking the cluster")
-    assert [len(line) for line in listing.screen().split("\n")] == [59]
+    assert [len(line) for line in listing.screen().split("\n")] == [57]
     gate.set()
     assert listing.rest() == "no intercepts; start one with `tproxy intercept WORKLOAD --port PORT`\n"
 

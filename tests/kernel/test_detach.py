@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
+import time
 
 import pytest
 
@@ -112,5 +114,21 @@ def test_closing_ends_a_drain(network: PodNetwork, steering: SkLookup) -> None:
             attachment.close()
             async with asyncio.timeout(1):
                 assert not await draining
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_that_cannot_look_takes_its_time(network: PodNetwork, steering: SkLookup) -> None:
+    async def scenario() -> None:
+        attachment = steering.attach(network.pod.netns, PORTS)
+        attachment.stop()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        began = time.monotonic()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            assert not await attachment.drained(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert time.monotonic() - began >= 0.1
 
     asyncio.run(scenario())

@@ -366,3 +366,41 @@ def test_a_listener_of_ours_is_not_reachable_from_outside(network: PodNetwork, s
         assert await ask(place, POD_IP4, port) is None
 
     asyncio.run(scenario())
+
+
+def test_our_own_listener_is_no_destination(network: PodNetwork, steering: SkLookup) -> None:
+    """A connection to it, passed on to where its client meant, would come back for ever."""
+    attachment = steering.attach(network.pod.netns, PORTS)
+    for listener in attachment.listeners:
+        with pytest.raises(ConnectionRefusedError):
+            attachment.upstream(listener.family, listener.getsockname()[:2])
+
+
+def test_our_listeners_keep_off_the_ports_of_the_app(network: PodNetwork, steering: SkLookup) -> None:
+    """The app may start after us, on a port that the kernel also gives out by itself."""
+    ports = range(40000, 40008)
+    network.pod.run("sysctl", "-qw", f"net.ipv4.ip_local_port_range={ports[0]} {ports[-1]}")
+    attachment = steering.attach(network.pod.netns, map(SteeredPort, ports[:-1]))
+    assert [listener.getsockname()[1] for listener in attachment.listeners] == [ports[-1]] * 2
+
+
+def test_our_own_connections_do_not_keep_the_app_from_its_port(network: PodNetwork, steering: SkLookup) -> None:
+    attachment = steering.attach(network.pod.netns, PORTS)
+    sock = attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
+    network.pod.listen("0.0.0.0", sock.getsockname()[1]).close()
+    attachment.release(sock)
+
+
+def test_sources_are_never_shared_and_run_out_with_an_error(network: PodNetwork, steering: SkLookup) -> None:
+    network.pod.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40099")
+    attachment = steering.attach(network.pod.netns, PORTS)
+    sockets = []
+    with contextlib.suppress(OSError):
+        while True:
+            sockets.append(attachment.upstream(socket.AF_INET, (POD_IP4, PORT)))
+    with pytest.raises(OSError, match="Address already in use"):
+        attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
+    assert len({sock.getsockname()[1] for sock in sockets}) == len(sockets) >= 99
+    for sock in sockets:
+        attachment.release(sock)
+    attachment.release(attachment.upstream(socket.AF_INET, (POD_IP4, PORT)))

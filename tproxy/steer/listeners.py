@@ -3,6 +3,7 @@
 import errno
 import socket
 import sys
+from collections.abc import Container
 
 from tproxy.netns.handle import Netns
 
@@ -13,17 +14,18 @@ _BACKLOG = 65535
 _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
-def open_listeners(netns: Netns) -> list[socket.socket]:
+def open_listeners(netns: Netns, avoid: Container[int]) -> list[socket.socket]:
     """A non-blocking listener for each address family that the namespace has; raises OSError.
 
     They are bound to loopback so that nobody outside the pod can address them; the kernel program delivers
-    connections for any address to them. Which port they have does not matter.
+    connections for any address to them. Which port they have does not matter, as long as it is none in `avoid`: an app
+    that has not started yet could not bind to it.
     """
     listeners: list[socket.socket] = []
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                listeners.append(_open_listener(netns, family))
+                listeners.append(_open_listener(netns, family, avoid))
             except OSError as error:
                 if family == socket.AF_INET or error.errno not in _NO_SUCH_FAMILY:
                     raise
@@ -34,7 +36,7 @@ def open_listeners(netns: Netns) -> list[socket.socket]:
     return listeners
 
 
-def _open_listener(netns: Netns, family: socket.AddressFamily) -> socket.socket:
+def _open_listener(netns: Netns, family: socket.AddressFamily, avoid: Container[int]) -> socket.socket:
     listener = netns.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -42,6 +44,11 @@ def _open_listener(netns: Netns, family: socket.AddressFamily) -> socket.socket:
             # IPv4 has its own listener, whose accepted sockets speak of plain addresses, not mapped ones.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((_LOOPBACK[family], 0))
+        if listener.getsockname()[1] in avoid:
+            # While this one still holds the port, so that the kernel offers another.
+            another = _open_listener(netns, family, avoid)
+            listener.close()
+            return another
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
@@ -60,7 +67,7 @@ def open_bound(netns: Netns, family: socket.AddressFamily, destination: tuple[st
 
     The port is chosen now rather than at connect (so no IP_BIND_ADDRESS_NO_PORT): it must be known before the first
     packet leaves. It is this socket's alone, also against sockets in TIME_WAIT; OSError EADDRINUSE when the
-    namespace has none left.
+    namespace has none left (28,000 by default for each source address; who closes first keeps one for a minute).
     """
     with netns.entered():
         probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -70,6 +77,8 @@ def open_bound(netns: Netns, family: socket.AddressFamily, destination: tuple[st
             # Connecting a datagram socket sends nothing; it asks the routing table for the source address.
             probe.connect(destination)
             source = probe.getsockname()
+        # An app that restarts meanwhile may listen on the same port; the kernel still chooses one nobody uses.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((source[0], 0, *source[2:]))
     except BaseException:
         sock.close()

@@ -8,6 +8,7 @@ must have none while it steers.)
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import socket
@@ -53,6 +54,7 @@ class SkLookupAttachment:
         """Prepares the maps of a loaded `program`. Raises OSError."""
         self._netns = netns
         self._listeners = tuple(listeners)
+        self._listening = {listener.getsockname()[:2] for listener in listeners}
         self._ports_map = program.map(layout.PORTS_MAP)
         self._own_map = program.map(layout.OWN_MAP)
         self._link: libbpf.Link | None = None
@@ -95,6 +97,9 @@ class SkLookupAttachment:
                 self._ports_map.delete(layout.port_key(port))
 
     def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
+        if destination[:2] in self._listening:
+            # Somebody inside the pod tries our own listener: passed on, it would come back to us for ever.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "this is our own listener")
         sock = open_bound(self._netns, family, destination)
         try:
             key = layout.source_key(*sock.getsockname()[:2])
@@ -125,12 +130,17 @@ class SkLookupAttachment:
         drain = Drain()
         ports = self.counters().keys()
         pause = _FIRST_PAUSE
-        with contextlib.closing(HandshakeList(self._netns)) as handshakes:
-            while not self._closed and time.monotonic() < deadline:
-                if drain.observe(handshakes.towards(ports), sum(map(queued, self._listeners))):
-                    return True
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        try:
+            with contextlib.closing(HandshakeList(self._netns)) as handshakes:
+                while not self._closed and time.monotonic() < deadline:
+                    if drain.observe(handshakes.towards(ports), sum(map(queued, self._listeners))):
+                        return True
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        except OSError as error:
+            # Not knowing what is still to come, take the time that there is.
+            log.warning("cannot see the handshakes in progress: %s", error, extra={"netns": self._netns.id.inode})
+            await asyncio.sleep(deadline - time.monotonic())
         return False
 
     def close(self) -> None:
@@ -185,11 +195,12 @@ class SkLookup:
             undo.callback(inside.close)
             program = self._load()
             undo.callback(program.close)
-            listeners = open_listeners(inside)
+            wanted = frozenset(ports)
+            listeners = open_listeners(inside, {port.port for port in wanted})
             for listener in listeners:
                 undo.callback(listener.close)
             attachment = SkLookupAttachment(inside, program, listeners)
-            attachment.set_ports(ports)
+            attachment.set_ports(wanted)
             link = program.attach_netns(layout.PROGRAM, inside.fileno())
             undo.callback(link.close)
             take_over(inside, link)

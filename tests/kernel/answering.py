@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from tests.kernel.namespaces import Namespace, until
 
@@ -38,9 +39,8 @@ class _Greeter(asyncio.Protocol):
         self._connections = connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._connections.add(transport)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without inheriting from it
+        self._connections.add(self._transport)
         names = [endpoint(*transport.get_extra_info(name)[:2]) for name in ("sockname", "peername")]
         transport.write(" ".join([self._who, *names]).encode() + b"\n")
 

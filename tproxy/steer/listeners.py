@@ -49,6 +49,9 @@ def _open_listener(netns: Netns, family: socket.AddressFamily, avoid: Container[
             another = _open_listener(netns, family, avoid)
             listener.close()
             return another
+        # Accepted sockets inherit it. They hold the intercepted port, and without it an app that starts anew while one
+        # of them is open could not bind. (Only now: before bind the kernel might choose a port in use.)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()

@@ -53,18 +53,20 @@ class Lab:
         check: bool = True,
         text: str | None = None,
         timeout: float = 60,
-        as_user: int | None = None,
+        through: Sequence[str] = (),
     ) -> Completed:
-        """Run `tproxy lab VERB --name LAB ARGS`; `text` is its input. Fails the test on an error if `check`."""
+        """Run `tproxy lab VERB --name LAB ARGS`; `text` is its input, `through` a command to start it with.
+
+        Fails the test on an error if `check`.
+        """
         done = subprocess.run(
-            [*COMMAND, "lab", verb, "--name", self.layout.name, *args],
+            [*through, *COMMAND, "lab", verb, "--name", self.layout.name, *args],
             input=text,
             stdin=subprocess.DEVNULL if text is None else None,
             capture_output=True,
             text=True,
             env=environment(),
             timeout=timeout,
-            user=as_user,
             check=False,
         )
         if check and done.returncode:

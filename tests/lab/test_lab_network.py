@@ -37,6 +37,20 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: http
 """
 
 
+TRY_ALL = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def attempt(address):
+    try:
+        socket.create_connection((address, 8080), timeout=5).close()
+    except OSError as error:
+        return type(error).__name__
+    return "connected"
+with ThreadPoolExecutor(8) as pool:
+    print(json.dumps(dict(zip(sys.argv[1:], pool.map(attempt, sys.argv[1:])))))
+"""
+
+
 def place(pod: Any) -> str:
     return f"pod/{pod['namespace']}/{pod['name']}"
 
@@ -90,8 +104,7 @@ def test_a_pod_reaches_itself_through_its_service(lab: Any, namespace: str) -> N
 def test_a_service_without_endpoints_refuses_at_once(lab: Any, shop: Any, where: str, family: str) -> None:
     answer = curl(lab, place(shop[0]) if where == "pod" else where, "http://idle.shop.svc.cluster.local/", family)
     assert answer.returncode == 7, answer.stderr
-    assert "Connection refused" in answer.stderr or "Couldn't connect" in answer.stderr
-    assert "Timeout" not in answer.stderr
+    assert "timed out" not in answer.stderr.lower()
 
 
 @pytest.mark.parametrize("node", ["10.99.0.11", "10.99.0.12", "[fd99::11]", "[fd99::12]"])
@@ -106,10 +119,10 @@ def test_the_laptop_reaches_the_api_server_and_nothing_else(lab: Any, shop: Any)
     assert curl(lab, "laptop", "http://[fd99::1]:6443/healthz").stdout == "ok"
     service = next(one for one in facts["services"] if one["name"] == "web" and one["namespace"] == "shop")
     targets = [*shop[0]["addresses"], *service["clusterIPs"], *facts["nodes"][0]["addresses"]]
-    for address in (*targets, *facts["user"]["addresses"]):
-        answer = curl(lab, "laptop", f"http://{f'[{address}]' if ':' in address else address}:8080/")
-        assert answer.returncode == 7, (address, answer.stdout, answer.stderr)
-        assert "Timeout" not in answer.stderr
+    targets += facts["user"]["addresses"]
+    tried = json.loads(lab.exec("laptop", "python", "-c", TRY_ALL, *targets).stdout)
+    assert set(tried) == set(targets)
+    assert set(tried.values()) <= {"ConnectionRefusedError", "OSError", "PermissionError"}, tried
     assert lab.exec("laptop", "getent", "hosts", "web.shop.svc.cluster.local", check=False).returncode == 2
 
 

@@ -19,7 +19,9 @@ def traces(lab: Any) -> dict[str, object]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if f"tproxy-lab-{name}" in (entry / "cgroup").read_text():
+                # The dead stay listed until init has looked at them.
+                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                if not dead and f"tproxy-lab-{name}" in (entry / "cgroup").read_text():
                     processes.append(entry.name)
     return {
         "namespaces": lab.layout.present_netns(),

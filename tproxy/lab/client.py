@@ -3,6 +3,7 @@
 Standard library only: `lab apply` is to start quickly.
 """
 
+import contextlib
 import http.client
 import json
 import socket
@@ -70,9 +71,9 @@ class Client:
         """A container's log as it comes; `query` as in the Kubernetes API."""
         where = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         timeout = None if query.get("follow") else _TIMEOUT_SECONDS
-        response = self._request("GET", where, None, query, timeout)
-        while chunk := response.read1(_CHUNK_BYTES):
-            yield chunk
+        with self._request("GET", where, None, query, timeout) as response:
+            while chunk := response.read1(_CHUNK_BYTES):
+                yield chunk
 
     def _served(self, api_version: str) -> Sequence[Resource]:
         if api_version not in self._kinds:
@@ -91,35 +92,39 @@ class Client:
     def _call(
         self, method: str, where: str, body: Object | None = None, query: Mapping[str, str] | None = None
     ) -> Object:
-        answer: Object = json.loads(self._request(method, where, body, query or {}, _TIMEOUT_SECONDS).read())
+        with self._request(method, where, body, query or {}, _TIMEOUT_SECONDS) as response:
+            answer: Object = json.loads(response.read())
         return answer
 
+    @contextlib.contextmanager
     def _request(
         self, method: str, where: str, body: Object | None, query: Mapping[str, str], timeout: float | None
-    ) -> http.client.HTTPResponse:
+    ) -> Iterator[http.client.HTTPResponse]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": kind}
         used = {name: value for name, value in query.items() if value}
+        target = where + (f"?{urlencode(used)}" if used else "")
         connection = _UnixConnection(str(self._layout.api_socket), timeout)
-        try:
-            connection.request(
-                method,
-                where + (f"?{urlencode(used)}" if used else ""),
-                json.dumps(body) if body is not None else None,
-                headers,
-            )
-            response = connection.getresponse()
-        except OSError as error:
-            raise ClusterError(f"the API server of the lab {self._layout.name!r} does not answer: {error}") from error
-        if response.status >= 400:
-            raise _failure(response)
-        return response
+        with contextlib.closing(connection):
+            try:
+                connection.request(method, target, json.dumps(body) if body is not None else None, headers)
+                response = connection.getresponse()
+            except OSError as error:
+                raise ClusterError(
+                    f"the API server of the lab {self._layout.name!r} does not answer: {error}"
+                ) from error
+            with response:
+                if response.status >= 400:
+                    raise _failure(response)
+                yield response
 
     def _token(self) -> str:
         try:
             config = json.loads(self._layout.laptop_kubeconfig.read_text())
         except OSError as error:
-            raise ClusterError(f"the lab {self._layout.name!r} is not up", "`tproxy lab up`") from error
+            raise ClusterError(
+                f"the lab {self._layout.name!r} is not up", f"`tproxy lab up{self._layout.option}`"
+            ) from error
         token: str = config["users"][0]["user"]["token"]
         return token
 

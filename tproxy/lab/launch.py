@@ -50,16 +50,10 @@ def _exists(layout: Layout) -> TproxyError:
     if records.server_alive(layout):
         return ConflictError(
             f"the lab {layout.name!r} is already up",
-            f"`tproxy lab status{_named(layout)}` shows it, `tproxy lab down{_named(layout)}` ends it",
+            f"`tproxy lab status{layout.option}` shows it, `tproxy lab down{layout.option}` ends it",
             exit_code=1,
         )
-    return TproxyError(
-        f"a lab {layout.name!r} has crashed and left things behind", f"`tproxy lab down{_named(layout)}`"
-    )
-
-
-def _named(layout: Layout) -> str:
-    return "" if layout.name == "lab" else f" --name {layout.name}"
+    return TproxyError(f"a lab {layout.name!r} has crashed and left things behind", f"`tproxy lab down{layout.option}`")
 
 
 def _start_server(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str], None]) -> None:

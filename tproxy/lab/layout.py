@@ -44,6 +44,11 @@ class Layout:
             )
 
     @property
+    def option(self) -> str:
+        """What a command line needs so that it means this lab; empty for the default one."""
+        return "" if self.name == DEFAULT_NAME else f" --name {self.name}"
+
+    @property
     def state(self) -> Path:
         """The lab's files; its existence means that the lab is up, or was when something crashed."""
         return RUN / self.name

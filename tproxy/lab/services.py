@@ -152,7 +152,12 @@ def _fixed_chains(node_addresses: tuple[str, str]) -> list[str]:
         f"ip daddr {node_addresses[0]} {lookup} vmap @nodeports4",
         f"ip6 daddr {node_addresses[1]} {lookup} vmap @nodeports6",
     ]
-    refuse = [f"ip daddr . {lookup} @idle4 reject", f"ip6 daddr . {lookup} @idle6 reject"]
+    # An ICMP error that arrives while the client is still inside connect() would cost it a second.
+    refuse = [
+        f"{address} . {lookup} @{idle} {how}"
+        for address, idle in (("ip daddr", "idle4"), ("ip6 daddr", "idle6"))
+        for how in ("meta l4proto tcp reject with tcp reset", "reject")
+    ]
     # A node port's answers must come back through the node that translated the address.
     masquerade = [
         "ip saddr . ip daddr @own4 masquerade",

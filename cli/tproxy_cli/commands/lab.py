@@ -42,10 +42,6 @@ def _name_option(function: Function) -> Function:
     )(function)
 
 
-def _named(layout: Layout) -> str:
-    return "" if layout.name == DEFAULT_NAME else f" --name {layout.name}"
-
-
 @command()
 @click.option("--nodes", default=2, show_default=True, allow_from_autoenv=False, help="How many nodes.")
 @click.option("--without-daemons", is_flag=True, allow_from_autoenv=False, help="Start no node daemons.")
@@ -58,7 +54,7 @@ def up(console: Console, layout: Layout, nodes: int, without_daemons: bool) -> N
     started = time.monotonic()
     launch.up(layout, nodes, not without_daemons, console.progress)
     console.out(f"lab/{layout.name} up in {elapsed(time.monotonic() - started)}")
-    console.hint(f"next: `tproxy lab apply{_named(layout)} -f FILE`, `tproxy lab exec{_named(layout)} laptop -- bash`")
+    console.hint(f"next: `tproxy lab apply{layout.option} -f FILE`, `tproxy lab exec{layout.option} laptop -- bash`")
 
 
 @command()
@@ -86,7 +82,7 @@ def down(console: Console, layout: Layout) -> None:
     help="Form of the result.",
 )
 @_name_option
-def status(console: Console, layout: Layout, output: str) -> int:
+def status(console: Console, layout: Layout, output: str) -> None:
     """Show the lab: places, nodes, pods, Services. Exits with 3 if it is not up."""
     from tproxy.lab import machine, records
 
@@ -96,11 +92,12 @@ def status(console: Console, layout: Layout, output: str) -> int:
     if facts["state"] == "crashed":
         console.warn(
             f"the lab server has died; its log is {layout.server_log}",
-            f"`tproxy lab down{_named(layout)}`, then `tproxy lab up{_named(layout)}`",
+            f"`tproxy lab down{layout.option}`, then `tproxy lab up{layout.option}`",
         )
     elif facts["state"] == "down":
-        console.hint(f"start it with `tproxy lab up{_named(layout)}`")
-    return 0 if facts["state"] == "up" else NOT_UP
+        console.hint(f"start it with `tproxy lab up{layout.option}`")
+    if facts["state"] != "up":
+        raise click.exceptions.Exit(NOT_UP)
 
 
 def _with_daemons(facts: Json) -> Json:
@@ -184,9 +181,10 @@ def _wait_options(function: Function) -> Function:
 @_name_option
 def apply(console: Console, layout: Layout, files: tuple[str, ...], namespace: str, wait: bool, timeout: float) -> None:
     """Create or change objects as manifests say."""
-    from tproxy.lab import manifests
+    from tproxy.lab import machine, manifests
     from tproxy.lab.client import Client
 
+    machine.require_root("apply")
     client = Client(layout)
     wanted = manifests.resolve(client, manifests.read_files(files, sys.stdin.read), namespace)
     for one, what in manifests.apply(client, wanted):
@@ -205,9 +203,10 @@ def delete(
     console: Console, layout: Layout, files: tuple[str, ...], namespace: str, wait: bool, timeout: float
 ) -> None:
     """Delete the objects that manifests name."""
-    from tproxy.lab import manifests
+    from tproxy.lab import machine, manifests
     from tproxy.lab.client import Client
 
+    machine.require_root("delete")
     client = Client(layout)
     named = manifests.resolve(client, manifests.read_files(files, sys.stdin.read), namespace)
     for one, what in manifests.delete(client, named):
@@ -235,7 +234,7 @@ def exec_(console: Console, layout: Layout, container: str, place: str, argv: tu
     facts = _running(layout)
     command_line = argv[1:] if argv[0] == "--" else argv
     if not command_line:
-        raise InvalidError("say which command to run", f"`tproxy lab exec{_named(layout)} {place} -- bash`")
+        raise InvalidError("say which command to run", f"`tproxy lab exec{layout.option} {place} -- bash`")
     console.clear()
     entering.become(entering.find(layout, facts, place, container), command_line)
 
@@ -255,8 +254,10 @@ def logs(
     POD is NAME, NAMESPACE/NAME or pod/NAMESPACE/NAME.
     """
     from tproxy.lab import exec as entering
+    from tproxy.lab import machine
     from tproxy.lab.client import Client
 
+    machine.require_root("logs")
     facts = _running(layout)
     parts = pod.removeprefix("pod/").split("/")
     found = entering.find_pod(facts, parts[0] if len(parts) > 1 else namespace, parts[-1])
@@ -271,10 +272,11 @@ def logs(
 @_name_option
 def kubeconfig(console: Console, layout: Layout) -> None:
     """Print the laptop's kubeconfig. Its API server is reachable from within the lab."""
+    from tproxy.lab import machine
+
+    machine.require_root("kubeconfig")
     try:
         console.out(layout.laptop_kubeconfig.read_text())
-    except PermissionError as error:
-        raise TproxyError(f"{layout.laptop_kubeconfig} is root's", "run it with sudo") from error
     except FileNotFoundError as error:
         raise _not_up(layout) from error
 
@@ -289,7 +291,7 @@ def _running(layout: Layout) -> Json:
 
 
 def _not_up(layout: Layout) -> TproxyError:
-    return ClusterError(f"the lab {layout.name!r} is not up", f"`tproxy lab up{_named(layout)}`")
+    return ClusterError(f"the lab {layout.name!r} is not up", f"`tproxy lab up{layout.option}`")
 
 
 for _command in (up, down, status, apply, delete, logs, kubeconfig):

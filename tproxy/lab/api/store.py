@@ -166,6 +166,9 @@ class Store:
                 new |= {"status": copied(old["status"])} if "status" in old else {}
             self._keep_identity(resource, old, new)
         self._admit(kind, new, old)
+        # Only now: defaults that the change left out have been filled in again.
+        if _desired(old) != _desired(new):
+            new["metadata"]["generation"] = old["metadata"]["generation"] + 1
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
         if new == old:
             return new
@@ -289,8 +292,6 @@ class Store:
             if name in before:
                 after[name] = before[name]
         new |= {"apiVersion": resource.api_version, "kind": resource.kind}
-        if _desired(old) != _desired(new):
-            after["generation"] = before["generation"] + 1
 
     def _grace(self, resource: Resource, obj: Object) -> int:
         if resource == NAMESPACES:

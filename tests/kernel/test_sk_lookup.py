@@ -207,6 +207,24 @@ def test_own_connections_through_mapped_addresses(network: PodNetwork, steering:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
+def test_syn_cookies(network: PodNetwork, steering: SkLookup, host: str) -> None:
+    """The kernel keeps no handshake, so the packet that ends it is looked up like the one that begins it."""
+
+    async def scenario() -> None:
+        network.pod.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=2")
+        with contextlib.closing(network.pod.listen("::", PORT)) as app:
+            attachment = steering.attach(network.pod.netns, PORTS)
+            async with serving("app", [app]), serving("tproxy", attachment.listeners):
+                for _ in range(20):
+                    assert (await ask(network.outside, host)).who == "tproxy"
+                    own = await ask_upstream(attachment, host)
+                    assert own is not None
+                    assert own.who == "app"
+
+    asyncio.run(scenario())
+
+
 def test_released_twice_or_after_close_is_harmless(network: PodNetwork, steering: SkLookup) -> None:
     attachment = steering.attach(network.pod.netns, PORTS)
     first, second = (attachment.upstream(socket.AF_INET, (POD_IP4, PORT)) for _ in range(2))

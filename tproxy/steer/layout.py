@@ -1,6 +1,5 @@
 """The bytes of `bpf/tproxy.h`: map keys and values as the kernel program reads them."""
 
-import ipaddress
 import socket
 import struct
 from collections.abc import Iterable
@@ -14,12 +13,12 @@ LEASE_MAP = "tproxy_lease"
 PROGRAM = "tproxy_lookup"
 
 COUNTERS_SIZE = 32
-SOURCE_SIZE = 20
 OWN_VALUE = b"\x01"
 LEASE_KEY = bytes(4)
 
 _PORT = struct.Struct("=HH")
 _COUNTERS = struct.Struct("=QQQQ")
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
 _LISTENER_KEYS = {socket.AF_INET: 0, socket.AF_INET6: 1}
 
 
@@ -43,11 +42,11 @@ def source_key(host: str, port: int) -> bytes:
 
     IPv4 leaves an IPv6 socket as IPv4 packets, so a mapped address is keyed as what it maps.
     """
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return address.packed.ljust(16, b"\0") + struct.pack("!H", port) + struct.pack("=H", family)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        family, packed = socket.AF_INET, packed.removeprefix(_MAPPED)
+    return packed.ljust(16, b"\0") + struct.pack("!H", port) + struct.pack("=H", family)
 
 
 def lease_value(deadline: int) -> bytes:

@@ -1,8 +1,8 @@
 """What waits to be sent on a stream, and in which order it leaves.
 
-A batch carries control frames first, then data by turns. Connections that had nothing waiting go before those that
-keep the stream busy, but only for half of a batch: a request never waits behind a download, and no number of
-requests starves one. Memory is bounded: a connection is paused at a mark that falls as the whole fills up.
+A batch carries control frames first, then data by turns. Connections with little to say go before those that keep the
+stream busy, but only for half of a batch: a request does not wait behind downloads, and no number of requests starves
+one. Memory is bounded: a connection is paused at a mark that falls as the whole fills up.
 """
 
 from collections import deque
@@ -15,6 +15,10 @@ BATCH_BYTES = 512 * 1024
 """A batch takes no more data once it is this large."""
 QUANTUM = 64 * 1024
 """What one connection may add to a batch before it is another one's turn."""
+
+SMALL = 16 * 1024
+"""A connection that had nothing waiting and now has no more than this goes before the busy ones, and sends no more
+than this before it counts as one of them."""
 
 HIGH_MARK = 512 * 1024
 """A connection's sink is paused above this while the outbox is nearly empty …"""
@@ -78,7 +82,7 @@ class Outbox:
         """`conn`, which is not scheduled, has something to send and may."""
         conn._scheduled = True
         conn._since = self._clock()
-        self._fresh.append(conn)
+        (self._fresh if conn._queued <= SMALL else self._busy).append(conn)
         if not self._waiting:
             self._wake()
 
@@ -134,12 +138,12 @@ class Outbox:
         half = limit // 2
         while size < limit:
             if fresh and (size < half or not busy):
-                conn = fresh.popleft()
+                size += self._serve(fresh.popleft(), parts, SMALL)
             elif busy:
                 conn = busy.popleft()
+                size += self._serve(conn, parts, QUANTUM if busy else limit - size)
             else:
                 break
-            size += self._serve(conn, parts, QUANTUM if fresh or busy else limit - size)
         self._waiting = bool(fresh or busy or self._control or self._owed)
         return b"".join(parts)
 

@@ -96,6 +96,13 @@ class Joined:
         self.carry()
         return conn, sink
 
+    def open_quietly(self) -> tuple[Conn, Recorder]:
+        """Open a connection from the node without carrying anything yet."""
+        sink = Recorder()
+        conn = self.node.open(REQUEST, sink)
+        sink.conn = conn
+        return conn, sink
+
     def carry(self) -> None:
         """Carry batches both ways until nobody has anything to say."""
         while self.node.outbox.waiting or self.laptop.outbox.waiting:

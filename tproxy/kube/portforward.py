@@ -60,8 +60,8 @@ class PortForward:
         The first WebSocket is opened at once and kept for the first connection, so that a missing pod or right is
         raised here: `DeniedError`, `NotFoundError`, `ClusterError`. What fails later is in `error`.
         """
-        self._ready = await self._open()
         self._path = _socket_path(self._directory)
+        self._ready = await self._open()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(self._path)
@@ -112,11 +112,13 @@ class PortForward:
         upgraded, self._ready = self._ready, None
         try:
             if upgraded is None or not upgraded.alive:
+                if upgraded is not None:
+                    upgraded.close()
                 upgraded = await self._open()
             if laptop.transport is None:
                 upgraded.close()
-                return
-            upgraded.take_over(_PodSide(self, upgraded, laptop))
+            else:
+                upgraded.take_over(_PodSide(self, upgraded, laptop))
         except TproxyError as error:
             self._failed(error)
             laptop.abort()

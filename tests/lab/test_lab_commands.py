@@ -15,16 +15,16 @@ PLACES = ["laptop", "user", "node/1", "node/node2", "pod/tproxy-system/tproxy-no
 
 @pytest.mark.parametrize("place", PLACES)
 def test_exec_passes_status_input_and_output_through(lab: Any, place: str) -> None:
-    done = lab.exec(place, "sh", "-c", "cat; echo bad >&2; exit 42", text="in and out", check=False)
+    done = lab.run("exec", place, "--", "sh", "-c", "cat; echo bad >&2; exit 42", text="in and out", check=False)
     assert (done.returncode, done.stdout, done.stderr) == (42, "in and out", "bad\n")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_what_is_run_in_a_place_belongs_to_the_lab(lab: Any, place: str) -> None:
     root = f"/tproxy-lab-{lab.layout.name}/"
-    groups = lab.exec(place, "cat", "/proc/self/cgroup").stdout.splitlines()
+    groups = lab.run("exec", place, "--", "cat", "/proc/self/cgroup").stdout.splitlines()
     assert next(line for line in groups if line.startswith("0::")).startswith(f"0::{root}")
-    namespace = int(lab.exec(place, "stat", "-Lc", "%i", "/proc/self/ns/net").stdout)
+    namespace = int(lab.run("exec", place, "--", "stat", "-Lc", "%i", "/proc/self/ns/net").stdout)
     assert namespace in {(Path("/run/netns") / name).stat().st_ino for name in lab.layout.present_netns()}
 
 
@@ -49,7 +49,9 @@ def test_a_terminal_stays_a_terminal(lab: Any) -> None:
 def test_the_laptop_has_its_own_files_and_no_proxy(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:1")
     monkeypatch.setenv("http_proxy", "http://proxy.example:1")
-    found = dict(line.split("=", 1) for line in lab.exec("laptop", "env").stdout.splitlines() if "=" in line)
+    found = dict(
+        line.split("=", 1) for line in lab.run("exec", "laptop", "--", "env").stdout.splitlines() if "=" in line
+    )
     assert not {"HTTPS_PROXY", "http_proxy"} & found.keys()
     assert found["HOME"] == os.environ["HOME"]
     expected = lab.status()["laptop"]["environment"]
@@ -60,7 +62,7 @@ def test_the_laptop_has_its_own_files_and_no_proxy(lab: Any, monkeypatch: pytest
 
 
 def test_a_pod_gives_its_own_environment(lab: Any) -> None:
-    said = lab.exec("pod/tproxy-system/tproxy-node-node1", "sh", "-c", "echo $NODE_NAME $HOSTNAME").stdout
+    said = lab.run("exec", "pod/tproxy-system/tproxy-node-node1", "--", "sh", "-c", "echo $NODE_NAME $HOSTNAME").stdout
     assert said.split() == ["node1", "tproxy-node-node1"]
 
 
@@ -127,12 +129,26 @@ def test_logs(lab: Any, namespace: str) -> None:
     for pod in (f"pod/{namespace}/{name}", f"{namespace}/{name}", f"{namespace}/web"):
         assert lab.run("logs", pod).stdout == line
     assert lab.run("logs", "-n", namespace, "web", "-c", "web", "--tail", "1").stdout == line
-    assert lab.exec("laptop", "kubectl", "logs", "-n", namespace, name).stdout == line
+    assert lab.run("exec", "laptop", "--", "kubectl", "logs", "-n", namespace, name).stdout == line
     wrong = lab.run("logs", f"{namespace}/wbe", check=False)
     assert wrong.returncode == 2
     wrong = lab.run("logs", f"{namespace}/web", "-c", "sidecar", check=False)
     assert wrong.returncode == 2
     assert "sidecar is not valid" in wrong.stderr
+
+
+def test_status_as_json_is_what_programs_need(lab: Any) -> None:
+    facts = json.loads(lab.run("status", "-o", "json").stdout)
+    assert facts["state"] == "up"
+    for node in facts["nodes"]:
+        daemon = next(pod for pod in facts["pods"] if pod["name"] == node["daemon"]["pod"])
+        assert daemon["node"] == node["name"]
+        assert b"tproxy_node" in Path(f"/proc/{node['daemon']['pid']}/cmdline").read_bytes()
+    assert b"tproxy.lab.server" in Path(f"/proc/{facts['apiServer']['pid']}/cmdline").read_bytes()
+    dns = next(one for one in facts["services"] if one["name"] == "kube-dns")
+    assert dns["clusterIPs"] == ["10.96.0.10", "fd96::a"]
+    table = lab.run("status").stdout
+    assert all(name in table for name in ("laptop", "user", "node/1", "node/2", "tproxy-node-node1", "kube-dns"))
 
 
 def test_the_kubeconfig_is_the_laptops(lab: Any) -> None:

@@ -72,6 +72,10 @@ def facts(layout: Layout) -> dict[str, Any]:
         return {"name": layout.name, "state": state}
     if not server_alive(layout):
         known["state"] = "crashed"
+    daemons = {pod["node"]: pod for pod in known["pods"] if pod["name"] == f"tproxy-node-{pod['node']}"}
+    for node in known["nodes"]:
+        pod = daemons.get(node["name"])
+        node["daemon"] = {"pod": pod["name"], "pid": pod["containers"][0]["pid"]} if pod else None
     return known
 
 

@@ -87,7 +87,7 @@ def status(console: Console, layout: Layout, output: str) -> None:
     from tproxy.lab import machine, records
 
     machine.require_root("status")
-    facts = _with_daemons(records.facts(layout))
+    facts = records.facts(layout)
     console.out(render(output, facts, lambda wide: _tables(facts)))
     if facts["state"] == "crashed":
         console.warn(
@@ -98,15 +98,6 @@ def status(console: Console, layout: Layout, output: str) -> None:
         console.hint(f"start it with `tproxy lab up{layout.option}`")
     if facts["state"] != "up":
         raise click.exceptions.Exit(NOT_UP)
-
-
-def _with_daemons(facts: Json) -> Json:
-    """Add to each node which pod and process its daemon is."""
-    daemons = {pod["node"]: pod for pod in facts.get("pods", ()) if pod["name"] == f"tproxy-node-{pod['node']}"}
-    for node in facts.get("nodes", ()):
-        pod = daemons.get(node["name"])
-        node["daemon"] = {"pod": pod["name"], "pid": pod["containers"][0]["pid"]} if pod else None
-    return facts
 
 
 def _tables(facts: Json) -> str:

@@ -45,6 +45,8 @@ async def serve(http: web.Request, store: Store, kind: Kind, namespace: str) -> 
         except TimeoutError:
             transport.abort()
             break
+        except ConnectionResetError:
+            break  # The client has left since.
     return response
 
 

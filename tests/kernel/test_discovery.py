@@ -159,26 +159,25 @@ def test_without_the_right_to_look(network: PodNetwork, kubelet: Kubelet) -> Non
 
 def test_many_pods_at_once(namespaces: Namespaces, tmp_path: Path) -> None:
     """200 pods of five processes, on a node with 500 more: well under a second, and no descriptor is lost."""
-    home = namespaces.make("pods")
     pods = [WantedPod(pod_uid(), (f"10.78.{number // 100}.{number % 100 + 1}",)) for number in range(200)]
-    batch = tmp_path / "addresses"
-    batch.write_text("".join(f"address add {pod.addresses[0]}/32 dev lo\n" for pod in pods))
-    run("ip", "-n", home.name, "-batch", str(batch))
+    homes = [namespaces.make("pods") for _ in range(20)]
+    for number, pod in enumerate(pods):
+        run("ip", "-n", homes[number % 20].name, "address", "add", f"{pod.addresses[0]}/32", "dev", "lo")
     _process(tmp_path, 1, "/init.scope", Path("/proc/1/ns/net"))
     for number in range(500):
         _process(tmp_path, 2 + number, "/system.slice/some.service", Path("/proc/1/ns/net"))
     for number, pod in enumerate(pods):
         for process in range(5):
             group = f"/kubepods/burstable/pod{pod.uid}/{process:064x}"
-            _process(tmp_path, 1000 + 5 * number + process, group, Path(home.path))
+            _process(tmp_path, 1000 + 5 * number + process, group, Path(homes[number % 20].path))
 
     before = len(list(Path("/proc/self/fd").iterdir()))
-    began = time.perf_counter()
+    began = time.process_time()
     answers = Discovery(tmp_path, named=()).find(pods)
-    took = time.perf_counter() - began
+    took = time.process_time() - began  # not of the clock, which counts what others do on this machine too
     namespaces_found = [answer for answer in answers.values() if isinstance(answer, Netns)]
     assert len(namespaces_found) == len(pods)
-    assert {netns.id for netns in namespaces_found} == {home.netns.id}
+    assert [netns.id for netns in namespaces_found] == [home.netns.id for home in homes] * 10
     for netns in namespaces_found:
         netns.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -39,7 +39,7 @@ class Discovery:
         self, proc_root: str | os.PathLike[str] = "/proc", named: Iterable[str | os.PathLike[str]] = ("/var/run/netns",)
     ) -> None:
         """`named` are directories of bind-mounted namespaces, for pods without any process left."""
-        self._proc = ProcTree(Path(proc_root))
+        self._proc = ProcTree(proc_root)
         self._named = tuple(map(Path, named))
 
     def find(self, pods: Iterable[WantedPod]) -> dict[str, Netns | Refusal]:

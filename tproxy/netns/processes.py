@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tproxy.netns.cgroup import PodCgroup, parse_cgroup
 from tproxy.netns.handle import Netns, NetnsId
@@ -38,8 +37,9 @@ class PodProcesses:
 class ProcTree:
     """A proc file system."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        # Joined as text: with pathlib the joining would take as long as the reading.
+        self._root = os.fspath(root)
 
     def pods(self, names: Mapping[str, str], ignored: frozenset[NetnsId]) -> dict[str, PodProcesses]:
         """The processes of pods, in one pass; raises OSError if the tree cannot be read.
@@ -63,14 +63,14 @@ class ProcTree:
 
     def netns_id(self, pid: str) -> NetnsId:
         """Which namespace a process is in. Raises OSError."""
-        status = (self._root / pid / "ns" / "net").stat()
+        status = os.stat(f"{self._root}/{pid}/ns/net")
         return NetnsId(status.st_dev, status.st_ino)
 
     def open_netns(self, processes: list[Process], expected: NetnsId) -> Netns | None:
         """The namespace `expected` through one of its processes; None if all have ended or moved."""
         for process in processes:
             try:
-                netns = Netns.open(self._root / str(process.pid) / "ns" / "net")
+                netns = Netns.open(f"{self._root}/{process.pid}/ns/net")
             except OSError:
                 continue
             if netns.id == expected:
@@ -83,7 +83,8 @@ class ProcTree:
 
     def _read(self, pid: str, name: str) -> str:
         # Names of commands and groups may be any bytes; those that matter to us are ASCII.
-        return (self._root / pid / name).read_text("ascii", "replace")
+        with open(f"{self._root}/{pid}/{name}", encoding="ascii", errors="replace") as file:
+            return file.read()
 
     def _add(self, pod: PodProcesses, pid: str, ignored: frozenset[NetnsId]) -> None:
         try:

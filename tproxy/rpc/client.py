@@ -18,11 +18,15 @@ CONNECT_SECONDS = 10.0
 MAX_TEXT_CHARACTERS = 256
 
 
+class IncompatibleError(ClusterError):
+    """The node daemon speaks no version of the protocol that we do: trying again will not help."""
+
+
 async def connect(target: str, hello: Hello, on_open: Callable[[Conn], None]) -> Endpoint:
     """Open a tunnel to the node daemon at `target` (`unix:/path` or `host:port`).
 
-    Raises `DeniedError` if the node does not accept the session's token, `ClusterError` if it cannot be reached, does
-    not answer in `CONNECT_SECONDS`, or speaks no common version of the protocol.
+    Raises `DeniedError` if the node does not accept the session's token, `IncompatibleError` if it speaks no common
+    version of the protocol, `ClusterError` if it cannot be reached or does not answer in `CONNECT_SECONDS`.
     """
     keep_buffers()
     transport = grpc.aio.insecure_channel(target, options=channel.CLIENT_OPTIONS)
@@ -63,7 +67,7 @@ def _explain(error: _RefusedError) -> TproxyError:
         case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
             return DeniedError(f"the node daemon refused the session: {details}", "start afresh with `tproxy quit`")
         case grpc.StatusCode.FAILED_PRECONDITION:
-            return ClusterError(details, "compare the versions with `tproxy version`")
+            return IncompatibleError(details, "compare the versions with `tproxy version`")
         case _:
             return ClusterError(f"cannot reach the node daemon: {details}", "look at it with `tproxy doctor`")
 

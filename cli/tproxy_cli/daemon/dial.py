@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tproxy.errors import ClusterError
+from tproxy.errors import ClusterError, DeniedError
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.port import PODS
 from tproxy.kube.portforward import PortForward
@@ -72,15 +72,27 @@ async def dial(
     on_open: Callable[[Conn], None],
     directory: Path,
 ) -> NodeLink:
-    """Open the tunnel to `node`; sockets are made in `directory`. Raises TproxyError."""
+    """Open the tunnel to `node`; sockets are made in `directory`.
+
+    Raises `DeniedError` if we lack the right to, `IncompatibleError` if the node daemon is too old or too new, and
+    `ClusterError` for what may be better at the next attempt.
+    """
     pod = (await daemons.by_node(cluster)).get(node)
     if pod is None:
         raise no_daemon(node)
     forward = PortForward(cluster, pod.namespace, pod.name, NODE_DAEMON_PORT, str(directory))
     try:
         path = await forward.start()
-        endpoint = await client.connect(f"unix:{path}", hello, on_open)
+        endpoint = await _say_hello(path, hello, on_open)
     except BaseException:
         await forward.close()
         raise
     return NodeLink(endpoint, forward)
+
+
+async def _say_hello(path: str, hello: Hello, on_open: Callable[[Conn], None]) -> Endpoint:
+    try:
+        return await client.connect(f"unix:{path}", hello, on_open)
+    except DeniedError as error:
+        # Not a matter of rights: the node has not heard of the Session yet, or no longer knows it.
+        raise ClusterError(error.message, error.hint) from error

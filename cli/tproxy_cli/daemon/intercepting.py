@@ -135,8 +135,9 @@ class Interception:
         said = ""
         while True:
             changed = session.changed
-            missing_tunnels = without_tunnel({pod.node for pod in pods}, session.tunnels.views())
-            verdict = judge(pods, held.observed, missing_tunnels)
+            nodes = {pod.node for pod in pods}
+            views = session.tunnels.views()
+            verdict = judge(pods, held.observed, without_tunnel(nodes, views))
             if session.ended:
                 raise TproxyError("the daemon gave up the session meanwhile", "run the command again")
             if held.name not in session.held:
@@ -152,6 +153,9 @@ class Interception:
                 raise ClusterError(
                     f"{held.saved.target} cannot be intercepted: {refused}", "choose a workload that can be"
                 )
+            for view in views:
+                if view.node in nodes and view.hopeless is not None:
+                    raise view.hopeless
             if (news := _progress(verdict)) != said:
                 said = news
                 self._say(news)

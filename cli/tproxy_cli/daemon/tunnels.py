@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from tproxy.errors import TproxyError
+from tproxy.errors import DeniedError, TproxyError
+from tproxy.rpc.client import IncompatibleError
 from tproxy.tasks import Tasks
 from tproxy.tunnel.endpoint import Endpoint
 
@@ -27,6 +28,8 @@ STABLE_SECONDS = 5.0
 
 LINGER_SECONDS = 60.0
 """How long a tunnel outlives the last pod on its node: a rollout often comes back."""
+
+_HOPELESS = (DeniedError, IncompatibleError)
 
 State = Literal["connecting", "connected", "lost"]
 
@@ -67,12 +70,17 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class TunnelView:
-    """A tunnel as others may know it. `since` is wall-clock time of the last change of state."""
+    """A tunnel as others may know it.
+
+    `since` is wall-clock time of the last change of state, `error` why there is no tunnel, `hopeless` the error if
+    somebody has to do something before there can be one.
+    """
 
     node: str
     state: State
     since: float
     error: str
+    hopeless: TproxyError | None
     endpoint: Endpoint | None
 
 
@@ -87,6 +95,7 @@ class NodeTunnel:
         self._state: State = "connecting"
         self._since = time.time()
         self._error = ""
+        self._hopeless: TproxyError | None = None
         self._endpoint: Endpoint | None = None
         self._tasks = Tasks("tunnels")
         self._runner = self._tasks.start(self._run(), node)
@@ -94,7 +103,7 @@ class NodeTunnel:
     @property
     def view(self) -> TunnelView:
         """How it is now."""
-        return TunnelView(self.node, self._state, self._since, self._error, self._endpoint)
+        return TunnelView(self.node, self._state, self._since, self._error, self._hopeless, self._endpoint)
 
     def wake(self) -> None:
         """The laptop has slept: whatever was open is dead or about to be; connect afresh at once."""
@@ -116,7 +125,7 @@ class NodeTunnel:
             except TproxyError as error:
                 if error.message != self._error:
                     log.warning("no tunnel: %s", error.message, extra={"node": self.node})
-                self._set(self._state, error.message)
+                self._set(self._state, error.message, error if isinstance(error, _HOPELESS) else None)
             except Exception as error:  # a defect in one attempt must not end the tunnel for good
                 log.exception("no tunnel", extra={"node": self.node})
                 self._set(self._state, f"internal error: {error}")
@@ -139,10 +148,10 @@ class NodeTunnel:
             self._set("lost", reason)
             await link.close()
 
-    def _set(self, state: State, error: str) -> None:
+    def _set(self, state: State, error: str, hopeless: TproxyError | None = None) -> None:
         if state != self._state:
             self._since = time.time()
-        self._state, self._error = state, error
+        self._state, self._error, self._hopeless = state, error, hopeless
         self._on_change()
 
 

@@ -45,6 +45,15 @@ USERS = {
     "node": authn.admin("node"),
     "dev": authn.developer("dev", "shop"),
     "viewer": authn.viewer("viewer"),
+    # As of servers that want `create` for a port-forward although it is a GET.
+    "getter": authn.User(
+        "getter",
+        rules=(
+            authn.Rule(authn.READ, frozenset({"*"})),
+            authn.Rule(authn.WRITE, frozenset({"sessions.tproxy.dev", "intercepts.tproxy.dev"})),
+            authn.Rule(frozenset({"get"}), frozenset({"pods/portforward"})),
+        ),
+    ),
 }
 
 

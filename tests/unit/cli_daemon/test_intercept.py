@@ -1,6 +1,7 @@
 """`intercept` and `leave` with a real API server and a real tunnel: what is live, and that nothing is left behind."""
 
 import asyncio
+import functools
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.unit.cli_daemon.harness import Stage, local_app, staged, until
 from tproxy.errors import ClusterError, ConflictError, DeniedError, InvalidError, TproxyError
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS
 from tproxy.model.flow import ResetReason
+from tproxy.tunnel.hello import Hello
 
 
 def _nothing_left(stage: Stage) -> bool:
@@ -281,6 +283,34 @@ def test_the_missing_right_is_named(tmp_path: Path) -> None:
             assert "create sessions.tproxy.dev" in caught.value.message
             assert caught.value.exit_code == 4
             assert stage.store.version == version
+
+    asyncio.run(run())
+
+
+def test_without_the_right_to_forward_ports_nobody_waits(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with staged(tmp_path) as stage:
+            began = time.monotonic()
+            with pytest.raises(DeniedError) as caught:
+                await stage.laptop("getter").intercept("web", seconds=60)
+            assert "pods/portforward" in caught.value.message
+            assert time.monotonic() - began < 10
+            assert _nothing_left(stage)
+
+    asyncio.run(run())
+
+
+def test_with_a_node_daemon_of_another_age_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tproxy_cli.daemon.cluster.Hello", functools.partial(Hello, version=99, min_version=99))
+
+    async def run() -> None:
+        async with staged(tmp_path) as stage:
+            began = time.monotonic()
+            with pytest.raises(ClusterError) as caught:
+                await stage.laptop().intercept("web", seconds=60)
+            assert "upgrade tproxy on the node" in caught.value.message
+            assert time.monotonic() - began < 10
+            assert _nothing_left(stage)
 
     asyncio.run(run())
 

@@ -1,14 +1,16 @@
 """Answers of the API server that callers tell apart, and how they come about."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tproxy.errors import ClusterError, DeniedError, InvalidError, TproxyError
 from tproxy.kube.port import Resource
 
 _TEXT_LIMIT = 512
+_MISSING_VERB = re.compile(r"cannot ([a-z]+) resource")
 
 
 class NotFoundError(ClusterError):
@@ -90,13 +92,16 @@ def error_for(status: int, body: bytes, call: Call, server: str) -> TproxyError:
 
 
 def _denied(call: Call, message: str) -> DeniedError:
+    if (missing := _MISSING_VERB.search(message)) is not None:
+        # Not always the verb of the request: since 1.35 a WebSocket takes `create` as well as `get`.
+        call = replace(call, verb=missing[1])
     kind = f"{call.resource}.{call.group}" if call.group else call.resource
     check = f"kubectl auth can-i {call.verb} {kind}"
     if call.subresource:
         check += f" --subresource={call.subresource}"
     check += f" -n {call.namespace}" if call.namespace else " --all-namespaces"
     # Denials by admission policies come as 403 too; their text is the only explanation there is.
-    why = "" if not message or "cannot" in message else f": {message}"
+    why = "" if not message or missing is not None else f": {message}"
     return DeniedError(
         f"you may not {call.verb} {call.kind}{call.place}{why}",
         hint=f"ask an administrator for this right; `{check}` shows whether you have it",

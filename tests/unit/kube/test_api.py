@@ -18,6 +18,7 @@ from tproxy.kube.api import ApiCluster
 from tproxy.kube.credentials import Access, tls_context
 from tproxy.kube.errors import AlreadyExistsError, NotFoundError, OverloadedError, StaleError
 from tproxy.kube.port import DEPLOYMENTS, INTERCEPTS, NODES, PODS, SESSIONS, Resource
+from tproxy.kube.portforward import PortForward
 
 PODS_PATH = "/api/v1/namespaces/shop/pods"
 INTERCEPTS_PATH = "/apis/tproxy.dev/v1alpha1/namespaces/shop/intercepts"
@@ -171,10 +172,25 @@ def test_denials_name_the_command_that_checks_them(subresource: str, namespace: 
         async with connected() as (server, cluster):
             place = f"/namespaces/{namespace}" if namespace else ""
             path = f"/apis/tproxy.dev/v1alpha1{place}/intercepts/web" + (f"/{subresource}" if subresource else "")
-            server.answers["PATCH", path] = (403, status_object(403, "Forbidden", "User cannot"))
+            server.answers["PATCH", path] = (403, status_object(403, "Forbidden", "User x cannot patch resource y"))
             with pytest.raises(DeniedError) as raised:
                 await cluster.patch(INTERCEPTS, "web", {}, namespace, subresource)
             assert hint in raised.value.hint
+
+    asyncio.run(main())
+
+
+def test_a_denial_names_the_verb_that_is_missing(tmp_path: Path) -> None:
+    """A WebSocket is a GET, and since Kubernetes 1.35 it takes `create` too."""
+
+    async def main() -> None:
+        async with connected() as (server, cluster):
+            denial = 'pods "a" is forbidden: User "x" cannot create resource "pods/portforward" in API group ""'
+            server.answers["GET", f"{PODS_PATH}/a/portforward"] = (403, status_object(403, "Forbidden", denial))
+            with pytest.raises(DeniedError) as raised:
+                await PortForward(cluster, "shop", "a", 1, tmp_path / "f").start()
+            assert raised.value.message == 'you may not create pods/portforward in namespace "shop"'
+            assert "`kubectl auth can-i create pods --subresource=portforward -n shop`" in raised.value.hint
 
     asyncio.run(main())
 

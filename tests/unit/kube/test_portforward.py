@@ -360,7 +360,7 @@ def test_a_first_websocket_that_has_died_is_replaced(tmp_path: Path, run: Run) -
     ("answer", "error", "message"),
     [
         (
-            (403, status_object(403, "Forbidden", "User cannot")),
+            (403, status_object(403, "Forbidden", "User x cannot get resource y")),
             DeniedError,
             'you may not get pods/portforward in namespace "shop"',
         ),
@@ -391,7 +391,7 @@ def test_what_fails_later_is_kept_and_ends_the_connection(tmp_path: Path, run: R
         async with forwarding(tmp_path) as (server, forward, path):
             _, used = await asyncio.open_unix_connection(path)
             await until(lambda: forward._ready is None)
-            server.answers["GET", PATH] = (403, status_object(403, "Forbidden", "User cannot"))
+            server.answers["GET", PATH] = (403, status_object(403, "Forbidden", "User x cannot get resource y"))
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(b"hello?")
             with contextlib.suppress(ConnectionResetError):  # the kernel's word for an unread question

@@ -17,7 +17,7 @@ from tproxy.model.pod import OwnerRef, Pod
 from tproxy.model.workload import parse_target
 
 CORE, APPS, BATCH = (f"{prefix}/namespaces/shop" for prefix in ("/api/v1", "/apis/apps/v1", "/apis/batch/v1"))
-FORBIDDEN = (403, status_object(403, "Forbidden", "User cannot"))
+FORBIDDEN = (403, status_object(403, "Forbidden", "User x cannot get resource y"))
 
 
 def owner(kind: str, name: str, api_version: str = "apps/v1") -> dict[str, Any]:

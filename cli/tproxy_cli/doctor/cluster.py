@@ -7,30 +7,21 @@ kubeconfig ─▶ API server ─┬▶ rights in the namespace, rights to reach 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
-from tproxy.errors import DeniedError, TproxyError
+from tproxy.errors import TproxyError
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import ClusterConfig, load
 from tproxy.kube.errors import Call, NotFoundError
-from tproxy.kube.port import INTERCEPTS, NODES, PODS, SESSIONS, Resource
-from tproxy.model.pod import Pod
-from tproxy.version import VERSION
-from tproxy_cli.doctor.finding import Finding, failed
+from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
+from tproxy_cli.doctor import nodes
+from tproxy_cli.doctor.finding import TPROXY, Finding, failed
+from tproxy_cli.doctor.nodes import SYSTEM_NAMESPACE
 from tproxy_cli.ui.units import latency
 
 CLUSTER = "cluster"
-TPROXY = "tproxy"
 SECONDS = 10.0
 """How long one check may take."""
-
-SYSTEM_NAMESPACE = "tproxy-system"
-NODE_DAEMON_LABELS = "app.kubernetes.io/name=tproxy,app.kubernetes.io/component=node"
-VERSION_LABEL = "app.kubernetes.io/version"
-
-NAMED = 5
-"""How many nodes or pods a text names."""
 
 RIGHTS: Sequence[tuple[str, Resource]] = (
     *((verb, SESSIONS) for verb in ("create", "patch", "delete", "list")),
@@ -58,7 +49,7 @@ async def check(kubeconfig: str | None, context: str | None, namespace: str | No
             _bounded("user", CLUSTER, _user(cluster)),
             _bounded("rights", CLUSTER, _rights(cluster, namespace)),
             _bounded("kinds", TPROXY, _kinds(cluster)),
-            _bounded("node-daemons", TPROXY, _node_daemons(cluster)),
+            _bounded("node-daemons", TPROXY, nodes.check(cluster)),
         )
         return findings + [finding for group in groups for finding in group]
     finally:
@@ -146,53 +137,3 @@ async def _kinds(cluster: ApiCluster) -> list[Finding]:
         text = f"{INTERCEPTS.api_version} lacks {', '.join(absent)}"
         return [Finding(TPROXY, "kinds", "fail", text, "ask an administrator to upgrade the chart")]
     return [Finding(TPROXY, "kinds", "pass", f"{INTERCEPTS.api_version} serves sessions and intercepts")]
-
-
-async def _node_daemons(cluster: ApiCluster) -> list[Finding]:
-    listed, nodes = await asyncio.gather(
-        cluster.list(PODS, SYSTEM_NAMESPACE, labels=NODE_DAEMON_LABELS), _schedulable(cluster)
-    )
-    pods = [Pod.from_object(each) for each in listed]
-    see = f"`kubectl -n {SYSTEM_NAMESPACE} get pods -l {NODE_DAEMON_LABELS} -o wide`"
-    if not pods:
-        text = f'no node daemon in namespace "{SYSTEM_NAMESPACE}"'
-        return [Finding(TPROXY, "node-daemons", "fail", text, "ask an administrator to install the chart")]
-    findings = []
-    ready = {pod.node for pod in pods if pod.ready}
-    if unready := sorted({pod.node or pod.name for pod in pods} - ready):
-        text = f"not ready on {_some(unready)}: workloads there cannot be intercepted"
-        findings.append(Finding(TPROXY, "node-daemons", "fail", text, see))
-    if nodes is not None and (bare := sorted(nodes - {pod.node for pod in pods})):
-        text = f"none on {_some(bare)}: workloads there cannot be intercepted"
-        findings.append(Finding(TPROXY, "node-daemons", "warn", text, see))
-    if not findings:
-        count = f"{len(ready)} of {len(nodes)}" if nodes is not None else str(len(ready))
-        noun = "node" if count == "1" else "nodes"
-        findings.append(Finding(TPROXY, "node-daemons", "pass", f"ready on {count} {noun}"))
-    return [*findings, *_versions(pods, see)]
-
-
-def _versions(pods: Iterable[Pod], see: str) -> list[Finding]:
-    others = sorted({f"{pod.labels[VERSION_LABEL]} on {pod.node}" for pod in pods if _differs(pod.labels)})
-    if not others:
-        return []
-    text = f"this command is of version {VERSION}, node daemons of {_some(others)}"
-    return [Finding(TPROXY, "versions", "warn", text, see)]
-
-
-def _differs(labels: Mapping[str, str]) -> bool:
-    return labels.get(VERSION_LABEL, VERSION) != VERSION
-
-
-async def _schedulable(cluster: ApiCluster) -> set[str] | None:
-    """The nodes' names, or None where we may not know them, as most developers."""
-    try:
-        nodes: Sequence[Mapping[str, Any]] = await cluster.list(NODES)
-    except DeniedError:
-        return None
-    return {str(node["metadata"].get("name", "")) for node in nodes}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

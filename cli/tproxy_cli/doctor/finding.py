@@ -5,6 +5,9 @@ from typing import Literal
 
 from tproxy.errors import TproxyError
 
+TPROXY = "tproxy"
+"""The category of what tproxy has in the cluster."""
+
 Outcome = Literal["pass", "warn", "fail"]
 
 

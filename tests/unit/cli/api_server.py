@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tproxy.lab.api import admission, authn
 from tproxy.lab.api.app import make_app
+from tproxy.lab.api.portforward import Dial
 from tproxy.lab.api.resources import Kind
 from tproxy.lab.api.store import Store
 
@@ -22,9 +23,27 @@ USERS = {
 }
 
 
-async def no_dial(namespace: str, name: str, port: int) -> socket.socket:
-    """These pods have no network."""
-    raise ConnectionRefusedError
+READY = b"HTTP/1.0 200 OK\r\n\r\n"
+
+
+def dial(answer: bytes | None) -> Dial:
+    """Pods that answer the first bytes on any port with `answer` and close; None: that say nothing."""
+
+    async def connect(namespace: str, name: str, port: int) -> socket.socket:
+        ours, pods = socket.socketpair()
+        ours.setblocking(False)
+
+        def serve() -> None:
+            with pods:
+                while pods.recv(65536):
+                    if answer is not None:
+                        pods.sendall(answer)
+                        return
+
+        threading.Thread(target=serve, daemon=True).start()
+        return ours
+
+    return connect
 
 
 async def no_logs(namespace: str, name: str, container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
@@ -34,8 +53,9 @@ async def no_logs(namespace: str, name: str, container: str, follow: bool, tail:
 
 
 @contextmanager
-def api_server(kinds: Sequence[Kind], fill: Callable[[Store], None]) -> Iterator[str]:
-    """The lab's API server in a thread of its own, with what `fill` puts into it; its address."""
+def api_server(kinds: Sequence[Kind], fill: Callable[[Store], None], answer: bytes | None = READY) -> Iterator[str]:
+    """The lab's API server in a thread of its own, with what `fill` puts into it and pods that `answer`; its
+    address."""
     loop = asyncio.new_event_loop()
     address: list[str] = []
     ready, over = threading.Event(), asyncio.Event()
@@ -44,7 +64,7 @@ def api_server(kinds: Sequence[Kind], fill: Callable[[Store], None]) -> Iterator
         store = Store(kinds)
         admission.install(store)
         fill(store)
-        runner = web.AppRunner(make_app(store, USERS, no_dial, no_logs), access_log=None)
+        runner = web.AppRunner(make_app(store, USERS, dial(answer), no_logs), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         address.append("http://{}:{}".format(*runner.addresses[0]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tproxy_cli.daemon import dial
-from tproxy_cli.doctor import cluster, laptop
+from tproxy_cli.doctor import cluster, laptop, nodes
 
 from tests.unit.cli.api_server import api_server, kubeconfig
 from tests.unit.cli.fakes import FakeDaemon, Outcome
@@ -26,8 +26,8 @@ def daemon_pod(node: str, ready: bool = True, version: str = "") -> Json:
     return {
         "metadata": {
             "name": f"tproxy-node-{node}",
-            "namespace": cluster.SYSTEM_NAMESPACE,
-            "labels": labels | ({cluster.VERSION_LABEL: version} if version else {}),
+            "namespace": nodes.SYSTEM_NAMESPACE,
+            "labels": labels | ({nodes.VERSION_LABEL: version} if version else {}),
         },
         "spec": {"nodeName": node, "containers": [{"name": "node", "image": "tproxy-node"}]},
         "status": {
@@ -38,16 +38,16 @@ def daemon_pod(node: str, ready: bool = True, version: str = "") -> Json:
     }
 
 
-def filled(*pods: Json, nodes: Sequence[str] = ("node1", "node2")) -> Callable[[Store], None]:
+def filled(*pods: Json, names: Sequence[str] = ("node1", "node2")) -> Callable[[Store], None]:
     """Two nodes and these pods."""
 
     def fill(store: Store) -> None:
-        for node in nodes:
+        for node in names:
             store.create(NODES, {"metadata": {"name": node}})
         for pod in pods:
             status = pod.pop("status")
-            store.create(PODS, pod, cluster.SYSTEM_NAMESPACE)
-            store.patch(PODS, pod["metadata"]["name"], {"status": status}, cluster.SYSTEM_NAMESPACE, "status")
+            store.create(PODS, pod, nodes.SYSTEM_NAMESPACE)
+            store.patch(PODS, pod["metadata"]["name"], {"status": status}, nodes.SYSTEM_NAMESPACE, "status")
 
     return fill
 
@@ -107,14 +107,37 @@ def test_a_cluster_without_tproxy(tproxy: Tproxy, tmp_path: Path) -> None:
 
 def test_node_daemons_that_are_missing_unready_or_of_another_version(tproxy: Tproxy, tmp_path: Path) -> None:
     pods = daemon_pod("node1", ready=False), daemon_pod("node2", version="0.0.9")
-    with api_server([*builtin_kinds(), *custom_kinds()], filled(*pods, nodes=["node1", "node2", "node3"])) as server:
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(*pods, names=["node1", "node2", "node3"])) as server:
         got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json")
     daemons = [(one["outcome"], one["text"]) for one in json.loads(got.out)["checks"] if one["category"] == "tproxy"]
     assert got.code == 1
-    assert daemons[1:] == [
+    assert daemons[1:4] == [
         ("fail", "not ready on node1: workloads there cannot be intercepted"),
         ("warn", "none on node3: workloads there cannot be intercepted"),
         ("warn", "this command is of version 0.1.0, node daemons of 0.0.9 on node2"),
+    ]
+    assert daemons[4][1].startswith("reaches 1 node daemon, answered in ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"HTTP/1.0 503 Service Unavailable\r\n\r\n", "it is not ready"),
+        (b"\r\n", "it is not ready"),
+        (b"", "it closed the connection"),
+        (None, "no answer within 0.2 s"),
+    ],
+)
+def test_a_node_daemon_that_does_not_answer_through_the_api_server(
+    tproxy: Tproxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, text: str
+) -> None:
+    monkeypatch.setattr(nodes, "ANSWER_SECONDS", 0.2 if answer is None else 10.0)
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(daemon_pod("node1")), answer) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "alice"), "-o", "json")
+    assert got.code == 1
+    assert checks(got)["tproxy/port-forward"] == ("fail", f"to the daemon on node1: {text}")
+    assert [one["hint"] for one in json.loads(got.out)["checks"] if one["outcome"] == "fail"] == [
+        "see what `kubectl -n tproxy-system logs tproxy-node-node1` says"
     ]
 
 
@@ -162,5 +185,5 @@ def test_places_that_are_not_safe_fail(home: Path) -> None:
 
 
 def test_the_daemon_looks_for_node_daemons_where_we_do() -> None:
-    assert dial.SYSTEM_NAMESPACE == cluster.SYSTEM_NAMESPACE
-    assert dial.NODE_DAEMON_LABELS == cluster.NODE_DAEMON_LABELS
+    assert dial.SYSTEM_NAMESPACE == nodes.SYSTEM_NAMESPACE
+    assert dial.NODE_DAEMON_LABELS == nodes.NODE_DAEMON_LABELS

@@ -1,0 +1,131 @@
+"""Checks of the node daemons: one on each node, ready, of our version, and within reach through the API server."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tproxy.errors import DeniedError, TproxyError
+from tproxy.kube.api import ApiCluster
+from tproxy.kube.port import NODES, PODS
+from tproxy.kube.portforward import PortForward
+from tproxy.model.pod import Pod
+from tproxy.version import VERSION
+from tproxy_cli import paths
+from tproxy_cli.doctor.finding import TPROXY, Finding
+from tproxy_cli.ui.units import latency
+
+SYSTEM_NAMESPACE = "tproxy-system"
+NODE_DAEMON_LABELS = "app.kubernetes.io/name=tproxy,app.kubernetes.io/component=node"
+VERSION_LABEL = "app.kubernetes.io/version"
+HEALTH_PORT = 4771
+
+ASKED = 10
+"""How many node daemons are asked for an answer; more would not tell more."""
+
+ANSWER_SECONDS = 5.0
+
+NAMED = 5
+"""How many nodes or pods a text names."""
+
+SEE = f"`kubectl -n {SYSTEM_NAMESPACE} get pods -l {NODE_DAEMON_LABELS} -o wide`"
+
+
+async def check(cluster: ApiCluster) -> list[Finding]:
+    """All checks. Raises TproxyError where the API server does not tell."""
+    listed, nodes = await asyncio.gather(
+        cluster.list(PODS, SYSTEM_NAMESPACE, labels=NODE_DAEMON_LABELS), _nodes(cluster)
+    )
+    pods = [Pod.from_object(each) for each in listed]
+    if not pods:
+        text = f'no node daemon in namespace "{SYSTEM_NAMESPACE}"'
+        return [Finding(TPROXY, "node-daemons", "fail", text, "ask an administrator to install the chart")]
+    ready = [pod for pod in pods if pod.ready]
+    return [*_present(pods, ready, nodes), *_versions(pods), *await _reached(cluster, ready[:ASKED])]
+
+
+def _present(pods: Sequence[Pod], ready: Sequence[Pod], nodes: set[str] | None) -> list[Finding]:
+    findings = []
+    serving = {pod.node for pod in ready}
+    if unready := sorted({pod.node or pod.name for pod in pods} - serving):
+        text = f"not ready on {_some(unready)}: workloads there cannot be intercepted"
+        findings.append(Finding(TPROXY, "node-daemons", "fail", text, SEE))
+    if nodes is not None and (bare := sorted(nodes - {pod.node for pod in pods})):
+        text = f"none on {_some(bare)}: workloads there cannot be intercepted"
+        findings.append(Finding(TPROXY, "node-daemons", "warn", text, SEE))
+    if not findings:
+        count = f"{len(serving)} of {len(nodes)}" if nodes is not None else str(len(serving))
+        findings.append(
+            Finding(TPROXY, "node-daemons", "pass", f"ready on {count} {'node' if count == '1' else 'nodes'}")
+        )
+    return findings
+
+
+async def _nodes(cluster: ApiCluster) -> set[str] | None:
+    """The nodes' names, or None where we may not know them, as most developers."""
+    try:
+        nodes: Sequence[Mapping[str, Any]] = await cluster.list(NODES)
+    except DeniedError:
+        return None
+    return {str(node["metadata"].get("name", "")) for node in nodes}
+
+
+def _versions(pods: Iterable[Pod]) -> list[Finding]:
+    others = sorted({f"{pod.labels[VERSION_LABEL]} on {pod.node}" for pod in pods if _differs(pod.labels)})
+    if not others:
+        return []
+    text = f"this command is of version {VERSION}, node daemons of {_some(others)}"
+    return [Finding(TPROXY, "versions", "warn", text, SEE)]
+
+
+def _differs(labels: Mapping[str, str]) -> bool:
+    return labels.get(VERSION_LABEL, VERSION) != VERSION
+
+
+async def _reached(cluster: ApiCluster, pods: Sequence[Pod]) -> list[Finding]:
+    """Whether the daemons answer on the way that tunnels take: that they are ready was found out on another."""
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=paths.runtime_dir()) as directory:
+        answers = await asyncio.gather(*(_ask(cluster, pod, directory) for pod in pods))
+    findings = []
+    for pod, answer in zip(pods, answers, strict=True):
+        if isinstance(answer, str):
+            hint = f"see what `kubectl -n {pod.namespace} logs {pod.name}` says"
+            findings.append(Finding(TPROXY, "port-forward", "fail", f"to the daemon on {pod.node}: {answer}", hint))
+    times = [answer for answer in answers if isinstance(answer, float)]
+    if times and not findings:
+        text = f"reaches {len(times)} node daemon{'' if len(times) == 1 else 's'}, answered in {latency(max(times))}"
+        findings.append(Finding(TPROXY, "port-forward", "pass", text))
+    return findings
+
+
+async def _ask(cluster: ApiCluster, pod: Pod, directory: str) -> float | str:
+    """Seconds until the daemon of `pod` said that it is ready, or why it did not."""
+    forward = PortForward(cluster, pod.namespace, pod.name, HEALTH_PORT, directory)
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(await forward.start())
+            try:
+                writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+                line = await reader.readline()
+            finally:
+                writer.close()
+    except TimeoutError:
+        return f"no answer within {ANSWER_SECONDS:g} s"
+    except TproxyError as error:
+        return error.message
+    except (OSError, ValueError) as error:
+        return str(error) or type(error).__name__
+    finally:
+        await forward.close()
+    if forward.error is not None:
+        return forward.error.message
+    if line.split()[1:2] != [b"200"]:
+        return "it is not ready" if line else "it closed the connection"
+    return time.monotonic() - began
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -32,8 +32,8 @@ STOP_SECONDS = 10.0
 CONNECT_SECONDS = 2.0
 """How long the daemon may take to accept a connection: it does nothing else before."""
 
-VERSION_SECONDS = 5.0
-"""How long the daemon may take for the simplest question before it counts as hung."""
+MEMORY_SECONDS = 5.0
+"""How long the daemon may take for what it knows by itself before it counts as hung."""
 
 ANSWER_SECONDS = 30.0
 """How long the daemon may be silent while it asks the cluster."""
@@ -109,7 +109,7 @@ class Daemon:
 
     def version(self) -> str:
         """The running daemon's version. Raises like `call`."""
-        return str(self.call("/v1/version", seconds=VERSION_SECONDS)["version"])
+        return str(self.call("/v1/version", seconds=MEMORY_SECONDS)["version"])
 
     def ensure_running(self) -> None:
         """Start the daemon unless one listens. Raises TproxyError with the end of its log if it cannot."""

@@ -15,6 +15,8 @@ def quit_command(console: Console) -> None:
     """
     asked = daemon(console)
     try:
+        asked.version()  # tells sooner if it hangs
+        console.progress("leaving everything")
         left = asked.call("/v1/quit", seconds=ANSWER_SECONDS)["left"]
     except NotRunningError:
         console.out("the tproxy daemon is not running")

@@ -1,6 +1,6 @@
 """`tproxy status`: the daemon, its tunnels and this laptop's intercepts."""
 
-from tproxy_cli.client import Json, NotRunningError
+from tproxy_cli.client import MEMORY_SECONDS, Json, NotRunningError
 from tproxy_cli.options import command, daemon, output_option
 from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
@@ -19,7 +19,7 @@ def status(console: Console, output: str) -> None:
     Unlike `tproxy list` it asks the daemon, not the cluster, so it answers when the cluster does not.
     """
     try:
-        result = daemon(console).call("/v1/status")
+        result = daemon(console).call("/v1/status", seconds=MEMORY_SECONDS)
     except NotRunningError:
         result = {"daemon": {"state": "stopped"}, "clusters": []}
     listed = [one for cluster in result["clusters"] for one in cluster["intercepts"]]

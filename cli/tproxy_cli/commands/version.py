@@ -1,7 +1,7 @@
 """`tproxy version`: the versions of all parts."""
 
 from tproxy.version import VERSION
-from tproxy_cli.client import Json, NotRunningError
+from tproxy_cli.client import MEMORY_SECONDS, Json, NotRunningError
 from tproxy_cli.options import command, daemon, output_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
@@ -33,7 +33,7 @@ def collect(console: Console) -> Json:
     asked = daemon(console)
     try:
         running: str | None = asked.version()
-        clusters = asked.call("/v1/status")["clusters"]
+        clusters = asked.call("/v1/status", seconds=MEMORY_SECONDS)["clusters"]
     except NotRunningError:
         running, clusters = None, []
     nodes = {

@@ -160,7 +160,7 @@ def test_a_hung_daemon_is_named_with_its_process(
     tproxy: Tproxy, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del daemon.answers["/v1/version"]
-    monkeypatch.setattr(client, "VERSION_SECONDS", 0.1)
+    monkeypatch.setattr(client, "MEMORY_SECONDS", 0.1)
     got = tproxy("list")
     assert got.code == 1
     assert got.err == (
@@ -175,7 +175,7 @@ def test_a_daemon_that_accepts_nothing(tproxy: Tproxy, monkeypatch: pytest.Monke
         stopped.bind(str(paths.socket_path()))
         stopped.listen(0)
         queued.connect(str(paths.socket_path()))
-        monkeypatch.setattr(client, "VERSION_SECONDS", 0.1)
+        monkeypatch.setattr(client, "MEMORY_SECONDS", 0.1)
         monkeypatch.setattr(client, "CONNECT_SECONDS", 0.1)
         got = tproxy("list")
     assert got.code == 1

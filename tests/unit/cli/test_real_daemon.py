@@ -117,8 +117,9 @@ def test_a_stopped_daemon_is_named_with_what_to_do(tproxy: Tproxy, cluster: None
     pid = daemon_pid()
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    got = tproxy("list")
-    assert (got.code, got.out) == (1, "")
+    for command in ("list", "status", "quit"):
+        got = tproxy(command)
+        assert (got.code, got.out) == (1, "")
     assert got.err == (
         f"error: the tproxy daemon (process {pid}) has not answered for 5 s\n"
         "\n"

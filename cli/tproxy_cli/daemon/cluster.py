@@ -139,6 +139,10 @@ class LaptopCluster:
 
     def resume(self, saved: SavedSession) -> None:
         """Take up what an earlier daemon left, in the background."""
+        if (current := self.sessions.get(saved.namespace)) is not None and not current.ended:
+            # The way to the cluster was gone for so long that a new one was begun.
+            log.warning("not taken up beside a newer session", extra={"session": saved.name})
+            return
         session = self.restore(saved)
         session.resuming = True
         self._tasks.start(session.resume(), f"resume {saved.namespace}")

@@ -4,33 +4,44 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tproxy.kube import kubeconfig
 from tproxy.kube.config import load
+from tproxy.kube.kubeconfig import Context
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.requests import Where
 from tproxy_cli.daemon.state import SavedSession
 
 log = logging.getLogger(__name__)
 
-_Version = tuple[tuple[str, int, int, int], ...]
-"""Of kubeconfig files: path, inode, size and time of the last change."""
+_Paths = tuple[str, ...]
+_Stamp = tuple[tuple[int, int, int], ...]
+"""Of each file inode, size and time of the last change."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A cluster and the part of the kubeconfig it was made of; None inside a pod, where there is no kubeconfig."""
+
+    cluster: LaptopCluster
+    entry: Context | None
 
 
 class Clusters:
-    """One `LaptopCluster` per kubeconfig and context, whether the context is named or the current one."""
+    """One `LaptopCluster` per kubeconfig and context, however the command line names them."""
 
     def __init__(self, forwards: Path, on_save: Callable[[], None]) -> None:
         self._forwards = forwards
         self._on_save = on_save
-        self._by_context: dict[tuple[str | None, str], LaptopCluster] = {}
-        self._asked: dict[tuple[str | None, str | None], tuple[_Version, LaptopCluster]] = {}
+        self._known: dict[tuple[_Paths, str], _Known] = {}
+        self._asked: dict[tuple[_Paths, str | None], tuple[_Stamp, LaptopCluster]] = {}
         self._lock = asyncio.Lock()
 
     def all(self) -> list[LaptopCluster]:
         """Every cluster in use."""
-        return list(self._by_context.values())
+        return [known.cluster for known in self._known.values()]
 
     async def find(self, where: Where) -> tuple[LaptopCluster, str]:
         """The cluster and namespace meant. Raises TproxyError."""
@@ -48,29 +59,41 @@ class Clusters:
 
     async def _cluster(self, path: str | None, context: str | None) -> LaptopCluster:
         async with self._lock:
-            # Reading a kubeconfig may run a plugin for seconds: only when a file has changed.
-            version = _version(path)
-            asked = self._asked.get((path, context))
-            if asked is not None and asked[0] == version:
-                return asked[1]
-            config = await asyncio.to_thread(load, path, context)
-            cluster = self._by_context.get((path, config.context))
-            if cluster is None:
-                cluster = LaptopCluster(path, config, self._forwards, self._on_save)
-                self._by_context[path, config.context] = cluster
-            elif asked is not None:
-                log.info("the kubeconfig has changed", extra={"context": config.context})
-                cluster.use(config)
-            self._asked[path, context] = version, cluster
-            return cluster
+            paths = kubeconfig.find(path)
+            stamp = _stamp(paths)
+            asked = self._asked.get((paths, context))
+            if asked is None or asked[0] != stamp:
+                asked = self._asked[paths, context] = (stamp, await self._look(paths, context))
+            return asked[1]
+
+    async def _look(self, paths: _Paths, context: str | None) -> LaptopCluster:
+        """Read the kubeconfig. Its credential plugin may take seconds, so it is run only for what has changed."""
+        entry = await asyncio.to_thread(lambda: kubeconfig.read(paths).context(context)) if paths else None
+        key = (paths, entry.name if entry is not None else "")
+        known = self._known.get(key)
+        if known is not None and entry is not None and known.entry is not None:
+            same = (known.entry.cluster, known.entry.user) == (entry.cluster, entry.user)
+            known.entry = entry
+            if same:  # another context was made the current one, or the namespace changed: tunnels stay
+                known.cluster.config = replace(known.cluster.config, namespace=entry.namespace)
+                return known.cluster
+        path = os.pathsep.join(paths) or None
+        config = await asyncio.to_thread(load, path, entry.name if entry is not None else context)
+        if known is not None:
+            log.info("the way into the cluster has changed", extra={"context": config.context})
+            known.cluster.use(config)
+            return known.cluster
+        self._known[key] = _Known(LaptopCluster(path, config, self._forwards, self._on_save), entry)
+        return self._known[key].cluster
 
 
-def _version(path: str | None) -> _Version:
-    files = []
-    for name in kubeconfig.find(path):
+def _stamp(paths: _Paths) -> _Stamp:
+    stamps = []
+    for path in paths:
         try:
-            found = os.stat(name)
+            found = os.stat(path)
         except OSError:
-            continue
-        files.append((name, found.st_ino, found.st_size, found.st_mtime_ns))
-    return tuple(files)
+            stamps.append((0, 0, 0))
+        else:
+            stamps.append((found.st_ino, found.st_size, found.st_mtime_ns))
+    return tuple(stamps)

@@ -6,12 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tproxy.errors import TproxyError
 from tproxy.kube.port import DAEMONSETS, DEPLOYMENTS, INTERCEPTS, NAMESPACES, SERVICES, SESSIONS, STATEFULSETS, Resource
-from tproxy.model.session import Session
 from tproxy.tasks import Tasks
 from tproxy.version import VERSION
 from tproxy_cli.daemon import leaving, listing
@@ -19,12 +19,15 @@ from tproxy_cli.daemon.clock import watch_sleep
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.clusters import Clusters
 from tproxy_cli.daemon.intercepting import Interception
-from tproxy_cli.daemon.objects import parse_intercept
-from tproxy_cli.daemon.requests import CompleteRequest, InterceptRequest, LeaveRequest, ListRequest
+from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
+from tproxy_cli.daemon.requests import CompleteRequest, InterceptRequest, LeaveRequest, ListRequest, Where
 from tproxy_cli.daemon.session import LaptopSession
 from tproxy_cli.daemon.state import SavedSession, StateFile
 
 log = logging.getLogger(__name__)
+
+RESTORE_SECONDS = 5.0
+"""How long requests wait until the saved sessions have been assigned to their clusters."""
 
 RESTORE_RETRY_SECONDS = 30.0
 
@@ -43,7 +46,7 @@ class Engine:
         self._clusters = Clusters(forwards, self._save)
         self._tasks = Tasks("engine")
         self._undoing = Tasks("undo")
-        self._requests = 0
+        self._restored = asyncio.Event()
 
     def start(self) -> None:
         """Take up the sessions of an earlier daemon; begin to look out for sleep."""
@@ -58,12 +61,12 @@ class Engine:
 
     async def intercept(self, request: InterceptRequest, say: Progress) -> Json:
         """Create an intercept and wait until it is live; cancelled or failed, it leaves nothing behind."""
-        cluster, namespace = await self._clusters.find(request.where)
+        cluster, namespace = await self._find(request.where)
         return await Interception(cluster, namespace, request, say, self._undoing).run()
 
     async def leave(self, request: LeaveRequest, say: Progress) -> Json:
         """Delete intercepts of this user. Goes on to the end even if nobody waits for it any more."""
-        cluster, namespace = await self._clusters.find(request.where)
+        cluster, namespace = await self._find(request.where)
         namespaces = [namespace]
         if request.all and request.where.namespace is None:
             namespaces = sorted({namespace, *cluster.sessions})
@@ -84,12 +87,12 @@ class Engine:
 
     async def list_intercepts(self, request: ListRequest) -> Json:
         """Everybody's intercepts, as the cluster has them now."""
-        cluster, namespace = await self._clusters.find(request.where)
+        cluster, namespace = await self._find(request.where)
         place = "" if request.all_namespaces else namespace
         listed, sessions = await asyncio.gather(cluster.api.list(INTERCEPTS, place), cluster.api.list(SESSIONS, place))
-        owners = {session.uid: session for session in map(Session.from_object, sessions)}
+        owners = parse_sessions(sessions)
         shown = []
-        for intercept in filter(None, map(parse_intercept, listed)):
+        for intercept in parse_intercepts(listed):
             ours = cluster.sessions.get(intercept.namespace)
             held = ours.held.get(intercept.name) if ours is not None else None
             if held is not None and held.saved.uid != intercept.uid:
@@ -152,9 +155,15 @@ class Engine:
 
     async def close(self) -> None:
         """Let go of everything."""
-        await self._tasks.close()
         await self._undoing.close()
         await self._clusters.close()
+
+    async def _find(self, where: Where) -> tuple[LaptopCluster, str]:
+        """The cluster and namespace meant, with what an earlier daemon left there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await self._restored.wait()
+        return await self._clusters.find(where)
 
     def _sessions(self) -> list[LaptopSession]:
         return [session for cluster in self._clusters.all() for session in cluster.live_sessions()]
@@ -184,8 +193,10 @@ class Engine:
                     log.warning("given up a session: %s", error.message, extra={"session": saved.name})
                 self._waiting.remove(saved)
             self._save()
+            self._restored.set()
             if self._waiting:
                 await asyncio.sleep(RESTORE_RETRY_SECONDS)
+        self._restored.set()
 
 
 def daemon_status(started: float, socket: Path, log_path: Path, state: str) -> Json:

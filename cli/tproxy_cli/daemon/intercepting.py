@@ -26,7 +26,7 @@ from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.dial import no_daemon
 from tproxy_cli.daemon.held import Held
 from tproxy_cli.daemon.listing import without_tunnel
-from tproxy_cli.daemon.objects import parse_intercept
+from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
 from tproxy_cli.daemon.readiness import PodView, Verdict, judge, placed
 from tproxy_cli.daemon.requests import InterceptRequest
 from tproxy_cli.daemon.session import LaptopSession
@@ -142,8 +142,8 @@ class Interception:
                 raise TproxyError("the daemon gave up the session meanwhile", "run the command again")
             if held.name not in session.held:
                 raise ClusterError(
-                    f"the intercept {held.name} was deleted in the cluster while it was being set up",
-                    "find out by whom, or try again",
+                    f"the intercept {held.name} was left or deleted while it was being set up",
+                    "find out by whom, or run the command again",
                 )
             if verdict.live:
                 return verdict
@@ -176,10 +176,10 @@ class Interception:
                 self._cluster.api.list(INTERCEPTS, self._namespace),
                 self._cluster.api.list(SESSIONS, self._namespace),
             )
-            by_uid = {session.uid: session for session in map(Session.from_object, sessions)}
+            by_uid = parse_sessions(sessions)
         except TproxyError:
             listed, by_uid = [], {}
-        for other in filter(None, map(parse_intercept, listed)):
+        for other in parse_intercepts(listed):
             owner = by_uid.get(other.session_uid)
             if other.uid != held.saved.uid and owner is not None and other.name in taken.message.split():
                 return _taken(target, other, owner, self._cluster.host)
@@ -215,8 +215,10 @@ def _same(session: LaptopSession, wanted: SavedIntercept) -> Held | None:
         taken = {port.pod for port in held.saved.ports} & ports
         if held.saved.target != wanted.target or held.leaving or not taken:
             continue
+        if not held.saved.uid:
+            raise ConflictError(f"another command of yours is just intercepting {wanted.target}", "wait for it")
         same = len(taken) == len(ports) == len(held.saved.ports)
-        if same and held.saved.on_disconnect == wanted.on_disconnect and held.saved.uid:
+        if same and held.saved.on_disconnect == wanted.on_disconnect:
             return held
         numbers = ", ".join(str(port.port) for port in sorted(taken))
         raise ConflictError(

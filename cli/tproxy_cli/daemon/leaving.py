@@ -14,7 +14,7 @@ from tproxy.model.session import Session
 from tproxy.model.workload import nearest, parse_target
 from tproxy_cli.daemon.cluster import LaptopCluster, Lost
 from tproxy_cli.daemon.held import Held
-from tproxy_cli.daemon.objects import parse_intercept
+from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
 from tproxy_cli.daemon.session import LaptopSession
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ async def leave(cluster: LaptopCluster, namespace: str, wanted: Sequence[str], e
     if everything:
         orphans = [one for one in orphans if one.here]
     else:
-        _check_known(wanted, held, lost, orphans)
+        _check_known(wanted, held, lost, orphans, _elsewhere(cluster, namespace))
         held = [one for one in held if _named(wanted, one.name, one.saved.target)]
         lost = [one for one in lost if _named(wanted, one.held.name, one.held.saved.target)]
         # Somebody who shares this user name may work on another machine: theirs only by its own name.
@@ -95,29 +95,41 @@ async def _orphans(cluster: LaptopCluster, namespace: str, own: LaptopSession | 
     listed, sessions, user = await asyncio.gather(
         cluster.api.list(INTERCEPTS, namespace), cluster.api.list(SESSIONS, namespace), cluster.user()
     )
-    by_uid = {session.uid: session for session in map(Session.from_object, sessions)}
+    by_uid = parse_sessions(sessions)
     found = []
-    for intercept in filter(None, map(parse_intercept, listed)):
+    for intercept in parse_intercepts(listed):
         session = by_uid.get(intercept.session_uid)
         if session is not None and session.user == user and (own is None or intercept.name not in own.held):
             found.append(Orphan(intercept, session, session.host == cluster.host))
     return found
 
 
-def _check_known(wanted: Sequence[str], held: Sequence[Held], lost: Sequence[Lost], orphans: Sequence[Orphan]) -> None:
+def _elsewhere(cluster: LaptopCluster, namespace: str) -> list[tuple[str, Held]]:
+    """Our intercepts in other namespaces, with their namespace."""
+    others = [(name, session) for name, session in sorted(cluster.sessions.items()) if name != namespace]
+    return [(name, held) for name, session in others if not session.ended for held in session.held.values()]
+
+
+def _check_known(
+    wanted: Sequence[str],
+    held: Sequence[Held],
+    lost: Sequence[Lost],
+    orphans: Sequence[Orphan],
+    elsewhere: Sequence[tuple[str, Held]],
+) -> None:
     here = [(one.name, one.saved.target) for one in (*held, *(one.held for one in lost))]
     here += [(one.intercept.name, one.intercept.target) for one in orphans if one.here]
-    elsewhere = {one.intercept.name for one in orphans}
+    by_name_only = {one.intercept.name for one in orphans}
     for name in wanted:
-        if name in elsewhere or any(names(name, *known) for known in here):
+        if name in by_name_only or any(names(name, *known) for known in here):
             continue
-        existing = sorted({known for known, _ in here} | elsewhere)
-        raise InvalidError(
-            f"you have no intercept called {name}",
-            f"there are: {', '.join(f'`{one}`' for one in nearest(name, existing) or existing[:10])}"
-            if existing
-            else "you have none here; `tproxy list -A` shows those of all namespaces",
-        )
+        existing = sorted({known for known, _ in here} | by_name_only)
+        hint = "you have none here; `tproxy list -A` shows those of all namespaces"
+        if meant := [place for place, one in elsewhere if names(name, one.name, one.saved.target)]:
+            hint = f"in another namespace you have: `tproxy leave {name} -n {meant[0]}`"
+        elif existing:
+            hint = f"there are: {', '.join(f'`{one}`' for one in nearest(name, existing) or existing[:10])}"
+        raise InvalidError(f"you have no intercept called {name} in this namespace", hint)
 
 
 def _named(wanted: Iterable[str], name: str, target: Target) -> bool:
@@ -140,7 +152,7 @@ async def _delete_empty(cluster: LaptopCluster, sessions: Iterable[Session]) -> 
     """Delete those sessions of earlier daemons that have no intercepts any more."""
     for session in sessions:
         listed = await cluster.api.list(INTERCEPTS, session.namespace)
-        if any(one is not None and one.session_uid == session.uid for one in map(parse_intercept, listed)):
+        if any(one.session_uid == session.uid for one in parse_intercepts(listed)):
             continue
         try:
             await cluster.api.delete(SESSIONS, session.name, session.namespace, uid=session.uid)

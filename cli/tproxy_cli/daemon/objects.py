@@ -1,6 +1,7 @@
 """The objects of one session in the cluster: the Session and the Intercepts it owns."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -98,9 +99,8 @@ class SessionObjects:
 
     async def find_intercepts(self) -> dict[str, Intercept]:
         """The Session's Intercepts that exist, by name."""
-        listed = await self.cluster.list(INTERCEPTS, self.saved.namespace)
-        found = (parse_intercept(each) for each in listed)
-        return {one.name: one for one in found if one is not None and one.session_uid == self.saved.uid}
+        found = parse_intercepts(await self.cluster.list(INTERCEPTS, self.saved.namespace))
+        return {one.name: one for one in found if one.session_uid == self.saved.uid}
 
     async def mark_leaving(self, held: Held) -> None:
         """Ask the nodes to let go. Raises `NotFoundError` if the Intercept is gone."""
@@ -114,6 +114,23 @@ class SessionObjects:
         self.renewed = seconds_since_boot()
         self._gone = False
         self.saved = replace(self.saved, uid=uid, renewed_at=time.time())
+
+
+def parse_sessions(listed: Iterable[Object]) -> dict[str, Session]:
+    """The Sessions by UID, without those that make no sense."""
+    found = {}
+    for each in listed:
+        try:
+            session = Session.from_object(each)
+        except InvalidError:
+            continue
+        found[session.uid] = session
+    return found
+
+
+def parse_intercepts(listed: Iterable[Object]) -> list[Intercept]:
+    """The Intercepts, without those that make no sense."""
+    return [intercept for each in listed if (intercept := parse_intercept(each)) is not None]
 
 
 def parse_intercept(each: Object) -> Intercept | None:

@@ -2,6 +2,12 @@
 
     {"progress": "text"}*  then  {"result": {...}}  or  {"error": {"message", "hint", "exitCode"}}
 
+The daemon ends
+    after `quit`, which leaves every intercept and deletes the Sessions;
+    on SIGTERM and SIGINT (shutdown, logout): it closes the tunnels, so that the pods serve again at once, but the
+        objects stay, and the next daemon resumes unless they have expired by then;
+    after ten minutes without session and request.
+
 Only this user may connect: by the socket's mode and directory, and, should those fail, by what the kernel says of
 the peer. A client that goes away cancels what it asked for.
 """
@@ -14,6 +20,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -33,6 +40,8 @@ IDLE_SECONDS = 600.0
 """A daemon without sessions ends this long after the last request."""
 
 IDLE_LOOK_SECONDS = 10.0
+UNDO_SECONDS = 5.0
+"""How long requests that are under way at the end may take to undo what they began."""
 
 Json = dict[str, Any]
 Progress = Callable[[str], None]
@@ -71,6 +80,7 @@ class Server:
         try:
             await self._wait_for_end()
         finally:
+            await self._cancel_requests()
             await self._engine.suspend()
             await runner.cleanup()
             await self._engine.close()
@@ -88,6 +98,12 @@ class Server:
                     log.info("nothing to do for long")
                     return
 
+    async def _cancel_requests(self) -> None:
+        """What is half done is undone while there still are connections to do it with."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UNDO_SECONDS):
+                await self._tasks.close()
+
     def _signalled(self, number: int) -> None:
         log.info("signal %s", signal.Signals(number).name)
         self._state = "stopping"
@@ -97,6 +113,8 @@ class Server:
         engine = self._engine
 
         async def intercept(body: Json, say: Progress) -> Json:
+            if self._stop.is_set():
+                raise TproxyError("the daemon is just stopping", "run the command again")
             return await engine.intercept(requests.InterceptRequest.of(body), say)
 
         async def leave(body: Json, say: Progress) -> Json:

@@ -291,12 +291,15 @@ class LaptopSession:
                 return None
 
     async def _watch(self) -> None:
+        seen: set[str] = set()
         async for event in self._objects.cluster.watch(INTERCEPTS, self._objects.saved.namespace):
             if isinstance(event, Applied):
+                seen.add(event.object["metadata"]["uid"])
                 self._applied(event.object)
             elif isinstance(event, Removed):
+                seen.discard(event.object["metadata"]["uid"])
                 self._removed(event.object)
-            elif any(held.saved.uid and held.observed is None for held in self.held.values()):
+            elif any(held.saved.uid and held.saved.uid not in seen for held in self.held.values()):
                 self._tasks.start(self._check(), "check")
 
     def _applied(self, each: Object) -> None:

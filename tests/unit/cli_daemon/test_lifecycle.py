@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tproxy_cli.daemon import clock
+from tproxy_cli.daemon.server import Server
 
 from tests.unit.cli_daemon.harness import Laptop, Stage, local_app, staged, until
 from tproxy.errors import InvalidError
@@ -294,5 +297,78 @@ def test_other_credentials_are_taken_up(tmp_path: Path) -> None:
             assert await cluster.user() == "bob"
             stage.add_pod("web-9", "node1")
             await until(lambda: laptop.engine.status()[0]["intercepts"][0]["pods"]["total"] == 2, "the watch going on")
+
+    asyncio.run(run())
+
+
+def test_another_current_context_leaves_tunnels_alone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with staged(tmp_path) as stage, local_app() as port:
+            laptop = stage.laptop()
+            await laptop.intercept("web", str(port))
+            [before] = stage.nodes["node1"].sessions.streams()
+            _replace(Path(stage.kubeconfig("ann")), "namespace: shop", "namespace: elsewhere")
+            assert await laptop.list() == []
+            with pytest.raises(InvalidError) as caught:
+                await laptop.leave("web")
+            assert "tproxy leave web -n shop" in caught.value.hint
+            assert stage.nodes["node1"].sessions.streams() == [before]
+            assert (await laptop.leave(everything=True))["left"], "all means all namespaces"
+
+    asyncio.run(run())
+
+
+def test_what_was_deleted_in_our_sleep_is_noticed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with staged(tmp_path) as stage:
+            laptop = stage.laptop()
+            result = await laptop.intercept("web")
+            stage.store.delete(INTERCEPTS, result["name"], "shop")
+            laptop.engine._woke(60.0)  # before the old watch could tell
+            await until(lambda: _shown(laptop) and _shown(laptop)[0][0] == "Lost", "status to say so")
+
+    asyncio.run(run())
+
+
+def test_a_daemon_that_stops_undoes_what_is_half_done(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with staged(tmp_path) as stage:
+            stage.nodes["node1"].silent = True
+            engine = stage.laptop().engine
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(tmp_path / "socket"))
+                listener.listen()
+                server = Server(engine)
+                serving = asyncio.get_running_loop().create_task(server.serve(listener))
+                body = json.dumps(
+                    {"cluster": {"kubeconfig": stage.kubeconfig("ann")}, "target": "web", "ports": ["3000"]}
+                )
+                reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
+                head = f"POST /v1/intercept HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body.encode())
+                await until(lambda: stage.store.list(INTERCEPTS), "the object")
+                signal.raise_signal(signal.SIGTERM)
+                async with asyncio.timeout(10):
+                    await serving
+                assert stage.store.list(INTERCEPTS) == stage.store.list(SESSIONS) == []
+                writer.close()
+                await reader.read()
+
+    asyncio.run(run())
+
+
+def test_objects_that_make_no_sense_disturb_nobody(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with staged(tmp_path) as stage:
+            laptop = stage.laptop()
+            result = await laptop.intercept("web")
+            for resource in (SESSIONS, INTERCEPTS):
+                for each in list(stage.store._tables[resource].objects.values()):
+                    broken = json.loads(json.dumps(each))
+                    broken["metadata"] |= {"name": "broken", "uid": "broken"}
+                    broken["spec"] = {"ports": "none"}
+                    stage.store._tables[resource].objects["shop", "broken"] = broken
+            assert [one["name"] for one in await laptop.list()] == [result["name"]]
+            assert (await laptop.leave("web"))["left"]
 
     asyncio.run(run())

@@ -137,12 +137,12 @@ def test_it_takes_as_many_descriptors_as_it_may(daemon: Process) -> None:
     assert soft == min(hard, 1 << 20)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"target": 3}', b'{"cluster": 3, "target": "web"}'])
-def test_nonsense_gets_an_error_in_the_agreed_form(daemon: Process, body: bytes) -> None:
+def test_nonsense_gets_an_error_in_the_agreed_form(daemon: Process) -> None:
     daemon.start()
-    [answer] = daemon.ask("/v1/intercept", body)
-    assert answer["error"]["exitCode"] == 2
-    assert answer["error"]["message"]
+    for body in (b"", b"{", b"[]", b"\xff", b'{"target": 3}', b'{"cluster": 3, "target": "web"}'):
+        [answer] = daemon.ask("/v1/intercept", body)
+        assert answer["error"]["exitCode"] == 2
+        assert answer["error"]["message"]
 
 
 def test_no_cluster_is_an_error_of_the_cluster(daemon: Process) -> None:

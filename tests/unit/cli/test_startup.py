@@ -16,7 +16,6 @@ HEAVY = {
     "grpc",
     "http.client",
     "kubernetes",
-    "pathlib",
     "pyroute2",
     "subprocess",
     "yaml",

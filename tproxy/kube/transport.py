@@ -55,17 +55,18 @@ class Transport:
         body: Mapping[str, Any] | None = None,
     ) -> Object:
         """Send one request and return the decoded answer. Waits and tries again when the server is overloaded."""
-        for attempt in range(_OVERLOAD_TRIES):
+        tries = 0
+        while True:
             try:
-                async with asyncio.timeout(REQUEST_SECONDS), self.stream(method, path, call, query, body) as response:
-                    return decode(await read_bounded(response.content, ANSWER_LIMIT, call), call)
-            except TimeoutError as error:
-                raise self._unreachable("it did not answer in time") from error
+                async with self.stream(method, path, call, query, body) as response:
+                    async with asyncio.timeout(REQUEST_SECONDS):
+                        data = await read_bounded(response.content, ANSWER_LIMIT, call)
+                return decode(data, call)
             except OverloadedError:
-                if attempt == _OVERLOAD_TRIES - 1:
+                tries += 1
+                if tries == _OVERLOAD_TRIES:
                     raise
-                await asyncio.sleep(_OVERLOAD_SECONDS * (attempt + 1) / _OVERLOAD_TRIES)
-        raise AssertionError("unreachable")
+                await asyncio.sleep(_OVERLOAD_SECONDS * tries / _OVERLOAD_TRIES)
 
     @asynccontextmanager
     async def stream(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,14 @@ def test_a_stopped_daemon_is_named_with_what_to_do(tproxy: Tproxy, cluster: None
     pid = daemon_pid()
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    for command in ("list", "status", "quit"):
-        got = tproxy(command)
-        assert (got.code, got.out) == (1, "")
-    assert got.err == (
-        f"error: the tproxy daemon (process {pid}) has not answered for 5 s\n"
-        "\n"
-        f"hint: end it with `kill -9 {pid}` (the pods' own apps take over), then run the command again\n"
-    )
+    with ThreadPoolExecutor() as pool:
+        for got in pool.map(tproxy, ("list", "status", "quit")):
+            assert (got.code, got.out) == (1, "")
+            assert got.err == (
+                f"error: the tproxy daemon (process {pid}) has not answered for 5 s\n"
+                "\n"
+                f"hint: end it with `kill -9 {pid}` (the pods' own apps take over), then run the command again\n"
+            )
 
 
 def test_commands_at_the_same_time_share_one_daemon(cluster: None, tproxy: Tproxy) -> None:

@@ -48,6 +48,8 @@ def test_down_leaves_nothing_and_the_host_is_never_touched(lab: Any, own_lab: An
     mine = own_lab("--without-daemons")
     mine.apply(mine.server("web"))
     left_running = mine.start("exec", "laptop", "--", "sleep", "1000")
+    command = Path(f"/proc/{left_running.pid}/comm")
+    mine.wait(lambda: command.read_text() == "sleep\n", "the command on the laptop")
     # Two labs have the same addresses and do not meet.
     assert mine.status()["nodes"][0]["addresses"] == lab.status()["nodes"][0]["addresses"]
     assert host() == before

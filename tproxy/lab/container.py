@@ -31,6 +31,7 @@ BACK_OFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 _STEADY_SECONDS = 60.0
 _FIRST_READINESS_SECONDS = 0.1
+_SETTLE_SECONDS = 0.02
 _RETRY_SECONDS = 1.0
 _REAP_SECONDS = 2.0
 
@@ -123,7 +124,9 @@ class Container:
             failures += 1
             if delay:
                 self._wait("CrashLoopBackOff", f"back-off {delay:g} s restarting failed container")
-            await asyncio.sleep(delay)
+            await asyncio.sleep(delay or _SETTLE_SECONDS)
+            if not place.sandbox.holder.running:
+                return  # All of the pod has died, not only this; it will get a new sandbox.
             self.restarts += 1
 
     async def stop(self, grace_seconds: float) -> None:

@@ -32,6 +32,7 @@ from tproxy.tasks import Tasks
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
+_NEWS_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ class PodRunner:
     async def stop(self, grace_seconds: float) -> None:
         """End all containers, then the sandbox and its network; forget the pod."""
         self._ending = True
+        if grace_seconds:
+            # In a cluster the end of a pod and the news of it race each other, and clients lose. A stage can wait.
+            await asyncio.sleep(_NEWS_SECONDS)
         await asyncio.gather(*(container.stop(grace_seconds) for container in self._containers))
         await self._tasks.close()
         await self._drop_sandbox()

@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import os
 import socket
+import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import pytest
 import uvloop
 from aiohttp import WSMsgType, web
 
+from tests.unit.kube import certificates
 from tests.unit.kube.server import ApiServer, Handler, config_of, serving, status_object, until
 from tproxy.errors import ClusterError, DeniedError
 from tproxy.kube import portforward
 from tproxy.kube.api import ApiCluster
+from tproxy.kube.credentials import Access, tls_context
 from tproxy.kube.errors import NotFoundError
 from tproxy.kube.portforward import PortForward
 
@@ -99,6 +103,62 @@ def test_bytes_arrive_both_ways(tmp_path: Path, run: Run) -> None:
             writer.close()
             await writer.wait_closed()
             assert forward.error is None
+
+    run(main())
+
+
+@asynccontextmanager
+async def connect_proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """An HTTP proxy for CONNECT: its URL, and the request lines it has seen."""
+    seen: list[bytes] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.append(head.partition(b"\r\n")[0])
+        host, port = head.split()[1].decode().rsplit(":", 1)
+        onward_reader, onward_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, onward_writer), pump(onward_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_over_tls_and_through_a_proxy(tmp_path: Path, run: Run, proxied: bool) -> None:
+    pem = certificates.make(tmp_path)
+    data = os.urandom(3 << 20)
+    access = Access(tls=tls_context(pem.authority.read_bytes(), True, b"", b"", "the test"))
+
+    async def main() -> None:
+        server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server_tls.load_cert_chain(pem.server, pem.server_key)
+        async with serving(server_tls) as server, connect_proxy() as (proxy, seen):
+            server.answers["GET", PATH] = kubelet(echo)
+            config = replace(config_of(server, access), server_name="api.test", proxy=proxy if proxied else None)
+            cluster = ApiCluster(config)
+            forward = PortForward(cluster, "shop", "node", PORT, tmp_path / "forwards")
+            reader, writer = await asyncio.open_unix_connection(await forward.start())
+            got, _ = await asyncio.gather(reader.readexactly(len(data)), _send(writer, data))
+            assert got == data
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            writer.close()
+            await until(lambda: not forward._links)
+            assert forward.error is None
+            assert len(seen) == proxied
+            await forward.close()
+            await cluster.close()
 
     run(main())
 

@@ -137,7 +137,7 @@ def test_without_a_mapping_the_ports_there_are_are_named() -> None:
         resolve_ports([], [pod(HTTP, ADMIN)])
     assert raised.value.message == "no port was given; TCP ports there are: 8080 (http), 9000 (admin)"
     assert raised.value.hint.endswith("as in `--port 3000:8080`")
-    with pytest.raises(InvalidError, match="^no port was given$"):
+    with pytest.raises(InvalidError, match=r"^no port was given$"):
         resolve_ports([], [pod()])
 
 

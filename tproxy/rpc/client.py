@@ -110,5 +110,7 @@ class _ClientStream:
         cancelled_here = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
         if cancelled_here or not self._call.done():
             raise error
-        code, details = await self._call.code(), await self._call.details()
-        raise _RefusedError(code, (details or "")[:MAX_TEXT_CHARACTERS]) from error
+        code, details = await self._call.code(), await self._call.details() or ""
+        if code is grpc.StatusCode.INTERNAL:  # a write failed before the node's own words arrived
+            details = "the connection to the node broke"
+        raise _RefusedError(code, details[:MAX_TEXT_CHARACTERS]) from error

@@ -31,6 +31,8 @@ MAX_STREAMS = 1024
 STOP_SECONDS = 0.5
 """What laptops get to read why the stream ended; a laptop that reads nothing does not delay the stop further."""
 
+STOPPING = "the node daemon is stopping"
+
 IdentityT = TypeVar("IdentityT")
 
 
@@ -55,6 +57,7 @@ class TunnelServer(Generic[IdentityT]):
         self._on_endpoint = on_endpoint
         self._hello_seconds = hello_seconds
         self._server: grpc.aio.Server | None = None
+        self._stopping = False
         self._unauthenticated = 0
         self._endpoints: set[Endpoint] = set()
         self._refusals = RefusalLog(log)
@@ -77,8 +80,9 @@ class TunnelServer(Generic[IdentityT]):
 
     async def stop(self) -> None:
         """End every tunnel and stop listening, at once."""
+        self._stopping = True
         for endpoint in list(self._endpoints):
-            endpoint.close("the node daemon is stopping")
+            endpoint.close(STOPPING)
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
 
@@ -92,8 +96,9 @@ class TunnelServer(Generic[IdentityT]):
             hello, identity = await self._handshake(context)
         finally:
             self._unauthenticated -= 1
-        stream = _ServerStream(context)
-        endpoint = Endpoint(stream, laptop=False, peer_software=hello.software)
+        if self._stopping:
+            await context.abort(grpc.StatusCode.ABORTED, STOPPING)
+        endpoint = Endpoint(_ServerStream(context), laptop=False, peer_software=hello.software)
         self._endpoints.add(endpoint)
         try:
             self._on_endpoint(identity, endpoint)

@@ -53,6 +53,7 @@ class Stats:
     rtt: float
     oldest: float  # age of what has waited longest to be sent although the peer is ready for it
     queued: int  # bytes that wait to be sent
+    quiet: float  # time since the peer was last heard
 
 
 class Endpoint:
@@ -102,7 +103,7 @@ class Endpoint:
         mux, now = self._mux, time.monotonic()
         writing = 0.0 if self._write_began is None else now - self._write_began
         oldest = max(mux.outbox.oldest(now), writing)
-        return Stats(mux.bytes_in, self._bytes_out, len(mux.conns), mux.rtt, oldest, mux.outbox.queued)
+        return Stats(mux.bytes_in, self._bytes_out, len(mux.conns), mux.rtt, oldest, mux.outbox.queued, mux.quiet)
 
     def open(self, request: OpenRequest, sink: ConnSink) -> Conn:
         """Open a connection towards the peer. If that is not possible, `sink` hears of the reset soon."""

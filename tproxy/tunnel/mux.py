@@ -55,6 +55,7 @@ class Mux:
         self.conns: dict[int, Conn] = {}
         self.rtt = 0.0
         self.bytes_in = 0
+        self._peer = "node" if laptop else "laptop"
         self._settling = 0  # connections that are over but whose sinks still hold bytes
         self._next_number = 1 if laptop else 2
         self._peer_parity = 0 if laptop else 1
@@ -247,6 +248,11 @@ class Mux:
 
     # Time
 
+    @property
+    def quiet(self) -> float:
+        """Seconds since the peer was last heard; a live one is heard every `PING_SECONDS`."""
+        return self.clock() - self._heard
+
     def tick(self) -> str:
         """Look at the clock, several times per second. Returns why the peer is dead, or an empty string."""
         now = self.clock()
@@ -255,7 +261,7 @@ class Mux:
             self._heard = max(self._heard, now - DEAD_SECONDS + _SUSPENDED_SECONDS)
         self._ticked = now
         if now - self._heard > DEAD_SECONDS:
-            return f"the peer was silent for {DEAD_SECONDS:.0f} s"
+            return f"the {self._peer} was silent for {DEAD_SECONDS:.0f} s"
         if now >= self._ping_due:
             self._ping_due = now + PING_SECONDS
             if self._ping_sent is None:

@@ -185,4 +185,4 @@ class Tunnel(RuleBasedStateMachine):
 
 
 TestTunnel = Tunnel.TestCase
-TestTunnel.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestTunnel.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

@@ -47,12 +47,18 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={_word(value)}" for name, value in _fields(record).items())
         name = record.name.rsplit(".", 1)[-1]
         text = f"{moment} {record.levelname.lower():7} {name}: {record.getMessage()}{fields}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return text
+
+
+def _word(value: object) -> str:
+    """`value` without anything that could be taken for another field or line."""
+    text = str(value)
+    return text if text.isprintable() and " " not in text else json.dumps(text)
 
 
 class RateLimit(logging.Filter):

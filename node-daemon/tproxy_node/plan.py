@@ -61,7 +61,7 @@ class Detach:
     gone: bool = False
 
     def __str__(self) -> str:
-        return f"detach {self.pod} ({self.reason}{', gone' if self.gone else ''})"
+        return f"detach {self.pod} ({self.reason}{'; at once' if self.gone else ''})"
 
 
 Op = Attach | SetRoutes | Detach

@@ -249,10 +249,16 @@ class PodRelay:
     def _to_app(self, transport: asyncio.Transport, destination: Address, why: str) -> None:
         address = (destination.host, destination.port)
         family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
-        upstream = self._attachment.upstream(family, address)
+        self._relay.opened[f"app_{why}"] += 1
+        try:
+            upstream = self._attachment.upstream(family, address)
+        except OSError as error:
+            self._relay.resets["app"] += 1
+            log.warning("no way to the app: %s", error, extra={"pod": str(self.pod), "rate_key": "upstream"})
+            abort_with_reset(transport)
+            return
         splice = Splice()
         self._app.add(splice)
-        self._relay.opened[f"app_{why}"] += 1
         self._relay.entered("app", "")
         transport.set_protocol(splice.client)
         splice.client.connection_made(transport)

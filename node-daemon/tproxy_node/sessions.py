@@ -22,6 +22,9 @@ ARRIVAL_SECONDS = 2.0
 
 EXPIRY_PERIOD_SECONDS = 15.0
 
+SUSPICIOUS_SECONDS = 3.0
+"""A live stream is heard every two seconds; one that is quiet for longer is used only if there is no other."""
+
 MAX_STREAMS = 8
 """Streams of one session on this node; a further one replaces the oldest."""
 
@@ -120,8 +123,8 @@ class Sessions:
         alive = [stream for stream in known.streams if stream.alive]
         if len(alive) == 1:
             return alive[0]
-        # The newest of equals: after a reconnect the older one may be dead without having been found out yet.
-        return min(reversed(alive), key=lambda stream: stream.stats.connections, default=None)
+        # After a reconnect the older one may be dead without having been found out yet.
+        return min(reversed(alive), key=_load, default=None)
 
     async def authenticate(self, hello: Hello) -> Identity:
         """Find the Session that `hello` proves to own. Raises `DeniedError`, the same for every reason."""
@@ -191,6 +194,11 @@ class Sessions:
                 self.removed(session)
             except TproxyError as error:
                 log.warning("cannot delete an expired session: %s", error, extra=extra)
+
+
+def _load(stream: Endpoint) -> tuple[bool, int]:
+    stats = stream.stats
+    return stats.quiet > SUSPICIOUS_SECONDS, stats.connections
 
 
 def _refuse(conn: Conn) -> None:

@@ -31,6 +31,11 @@ def test_text_is_one_line() -> None:
     )
 
 
+def test_values_cannot_forge_lines() -> None:
+    text = TextFormatter().format(record("stream opened", user="mallory\nstream opened user=alice"))
+    assert "\n" not in text
+
+
 def test_what_the_network_can_trigger_is_limited_per_key() -> None:
     now = 0.0
     limit = RateLimit(10, lambda: now)

@@ -52,8 +52,8 @@ def test_golden_everything_at_once() -> None:
         render(plan(pods, desired, now))
         == """\
 detach shop/web-1 (no live intercept)
-detach shop/web-3 (the pod has another network by now, gone)
-detach shop/web-4 (the pod is gone, gone)
+detach shop/web-3 (the pod has another network by now; at once)
+detach shop/web-4 (the pod is gone; at once)
 route  shop/web-2 80->shop/web-1a2b 443->shop/web-3c4d
 attach shop/web-3 80->shop/web-1a2b
 attach shop/web-5 80->shop/web-3c4d"""

@@ -132,6 +132,26 @@ def test_the_stream_with_fewest_connections_is_picked() -> None:
     play(scenario)
 
 
+def test_a_stream_that_fell_silent_is_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not found dead yet, but its laptop has come again."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.sessions.applied(session())
+        identity = await scene.sessions.authenticate(hello())
+        silent = tunnel()[0]
+        scene.sessions.add(identity, silent)
+        monkeypatch.setattr(module, "SUSPICIOUS_SECONDS", 0.05)
+        await asyncio.sleep(0.1)  # the time itself is what is tested
+        fresh = tunnel()[0]
+        scene.sessions.add(identity, fresh)
+        fresh.open(OpenRequest(FlowKind.INBOUND, Address("10.244.1.5", 80)), Silent())
+        assert scene.sessions.pick("uid-alice") is fresh
+        fresh.close()
+        assert scene.sessions.pick("uid-alice") is silent
+
+    play(scenario)
+
+
 class Silent:
     """A sink that waits for a reset."""
 

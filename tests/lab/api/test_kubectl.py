@@ -89,7 +89,7 @@ def test_pods_end_when_their_kubelet_says_so(server: Server, kubectl: Kubectl) -
     kubectl("delete", "pod", "p", "--wait=false")
     assert rows(kubectl("get", "pods"))[1][2] == "Terminating"
     server.call(lambda store: store.delete(PODS, "p", grace_seconds=0))
-    kubectl("wait", "--for=delete", "pod/p", "--timeout=10s")
+    assert "not found" in kubectl("get", "pod", "p", fails=True)
     server.running_pod()
     kubectl("delete", "pod", "p", "--grace-period=0", "--force")
     assert kubectl("get", "pods", "-o", "name") == ""
@@ -126,8 +126,8 @@ def test_what_is_refused(kubectl: Kubectl) -> None:
     assert "AlreadyExists" in kubectl("create", "-f", "-", fails=True, stdin=MANIFESTS)
     spec = '{"spec": {"target": {"name": "api"}}}'
     assert "target is immutable" in kubectl("patch", "intercept", "web-1", "--type=merge", "-p", spec, fails=True)
-    wrong = MANIFESTS.replace("web-1", "web-2").replace("port: 8080}]}\n", "port: 8080}], colour: red}\n")
-    assert 'unknown field "spec.colour"' in kubectl("create", "-f", "-", fails=True, stdin=wrong)
+    wrong = MANIFESTS.replace("web-1", "web-2").replace("ports: [{port: 8080}]", "ports: [{port: 0}]")
+    assert "should be greater than or equal to 1" in kubectl("create", "-f", "-", fails=True, stdin=wrong)
     assert "doesn't have a resource type" in kubectl("get", "secrets", fails=True)
 
 
@@ -137,7 +137,6 @@ def test_rights(kubectl: Kubectl) -> None:
         there = ("--server", server.url)
         assert kubectl("auth", "can-i", "create", "intercepts.tproxy.dev", *there) == "yes\n"
         kubectl("auth", "can-i", "create", "pods", "--quiet", *there, fails=True)
-        assert "dora" in kubectl("auth", "whoami", *there)
         refused = kubectl("get", "nodes", *there, fails=True)
         assert 'nodes is forbidden: User "dora" cannot list resource "nodes"' in refused
 

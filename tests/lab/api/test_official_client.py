@@ -150,6 +150,11 @@ def test_custom_objects_are_held_to_their_schema(custom: client.CustomObjectsApi
     assert (body["code"], body["reason"]) == (422, "Invalid")
     assert body["details"]["causes"][0]["field"] == "spec.target"
     assert "target is immutable" in body["message"]
+    unknown = intercept() | {"metadata": {"name": "web-2"}, "colour": "red"}
+    with pytest.raises(ApiException) as refused:
+        custom.create_namespaced_custom_object(*GROUP, "intercepts", unknown, field_validation="Strict")
+    assert 'unknown field "colour"' in refusal(refused.value)["message"]
+    assert "colour" not in custom.create_namespaced_custom_object(*GROUP, "intercepts", unknown)
     status = {"status": {"nodes": {"node1": {"state": "Ready"}}}, "spec": {"onDisconnect": "fail"}}
     patched = custom.patch_namespaced_custom_object_status(*GROUP, "intercepts", "web-1", status)
     assert patched["status"]["nodes"] == {"node1": {"state": "Ready"}}

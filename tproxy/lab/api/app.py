@@ -90,6 +90,10 @@ class _Server:
             raise DeniedError(f'users "{whom}" is forbidden: User "{user.name}" cannot impersonate here')
         if (document := self._documents.get(http.path.rstrip("/"))) is not None:
             return web.json_response(document)
+        if http.path == "/openapi/v2":
+            return web.Response(
+                body=discovery.OPENAPI_V2, content_type="application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+            )
         if info is None:
             raise NotFoundError("the server could not find the requested resource")
         if info.verb == "create" and (answer := reviews.ANSWERS.get(info.resource)) is not None:

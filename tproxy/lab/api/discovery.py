@@ -16,6 +16,9 @@ VERSION = {"major": "1", "minor": "33", "gitVersion": "v1.33.0+tproxy.lab", "pla
     name: "" for name in ("gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler")
 }
 
+OPENAPI_V2 = b"\n\x032.0"
+"""An OpenAPI 2 document without content, in the protobuf that kubectl reads it in: it then validates nothing itself."""
+
 _OBJECT_VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _SUBRESOURCES = {
     PODS: {"log": ["get"], "portforward": ["create", "get"]},
@@ -32,7 +35,6 @@ def documents(kinds: Iterable[Kind]) -> Mapping[str, Object]:
         "/version": dict(VERSION),
         "/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
         "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
-        "/openapi/v2": {"swagger": "2.0", "info": {"title": "tproxy lab", "version": "v1"}, "paths": {}},
         "/openapi/v3": {"paths": {}},
     }
     for api_version, members in by_version.items():

@@ -7,6 +7,7 @@ the pod's side ends, or the connect fails, that is said and the WebSocket is clo
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -112,6 +113,7 @@ class _Forward:
             return b""
 
     async def _fail(self, channel: int, what: str, error: Exception) -> None:
-        port, why = self._ports[channel // 2], getattr(error, "strerror", None) or str(error)
+        port, code = self._ports[channel // 2], error.errno if isinstance(error, OSError) else None
+        why = os.strerror(code) if code else str(error)
         text = f"error forwarding port {port} to pod {self._namespace}/{self._pod}: {what}: {why.lower()}"
         await self._ws.send_bytes(bytes((channel + 1,)) + text.encode())

@@ -166,7 +166,7 @@ def test_a_pod_with_a_new_network(play: Play) -> None:
     play(scenario)
 
 
-def test_a_pod_without_a_process_is_waited_for(play: Play) -> None:
+def test_a_pod_without_a_process_is_waited_for_and_holds_nobody_up(play: Play) -> None:
     async def scenario(stage: Stage) -> None:
         laptop = Laptop(stage, "alice")
         await laptop.connect()
@@ -177,8 +177,10 @@ def test_a_pod_without_a_process_is_waited_for(play: Play) -> None:
         pod.report("Running", address="10.77.9.9")
         await stage.reaches({"web-1": "NoProcess"})
         assert "no running process" in stage.status()["message"]
+        await stage.pod("web-2")
+        await stage.reaches({"web-1": "NoProcess", "web-2": "Ready"})
         pod.run()
-        await stage.reaches(READY)
+        await stage.reaches({"web-1": "Ready", "web-2": "Ready"})
 
     play(scenario)
 

@@ -83,11 +83,11 @@ async def _user(cluster: ApiCluster) -> list[Finding]:
 
 async def _rights(cluster: ApiCluster, namespace: str) -> list[Finding]:
     """One line for each namespace, and one for each right that is missing there."""
+    # A port-forward by WebSocket is a GET; from Kubernetes 1.35 on the API server asks for `create` as well.
+    reach = [("list", PODS, ""), ("get", PODS, "portforward"), ("create", PODS, "portforward")]
     return [
         *await _rights_in(cluster, namespace, "intercept", [(verb, resource, "") for verb, resource in RIGHTS]),
-        *await _rights_in(
-            cluster, SYSTEM_NAMESPACE, "reach-nodes", [("list", PODS, ""), ("create", PODS, "portforward")]
-        ),
+        *await _rights_in(cluster, SYSTEM_NAMESPACE, "reach-nodes", reach),
     ]
 
 

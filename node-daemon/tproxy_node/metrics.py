@@ -53,7 +53,7 @@ class Metrics:
         """Called by the registry."""
         sources = self._sources
         yield _gauge(
-            "tproxy_build",
+            "tproxy_build_info",
             "What runs here.",
             {(VERSION, platform.python_version(), sources.backend): 1},
             ("version", "python", "backend"),

@@ -31,6 +31,13 @@ def _setns(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def unshare() -> None:
+    """Move the calling thread to a new, empty network namespace. Raises OSError."""
+    if _libc.unshare(CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 class Netns:
     """Owns a descriptor of a network namespace until `close`."""
 

@@ -1,4 +1,4 @@
-"""Asking the kernel for a list over netlink: just enough for addresses and for socket states.
+"""Talking to the kernel over netlink: lists and commands, just enough for addresses, socket states and ipsets.
 
 pyroute2 does this and far more, at 24 MiB and a quarter of a second to import; the node daemon cannot afford that.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _REQUEST_DUMP = 0x001 | 0x300  # NLM_F_REQUEST | NLM_F_DUMP
+_REQUEST_ACK = 0x001 | 0x004  # NLM_F_REQUEST | NLM_F_ACK
 _ERROR = 2  # NLMSG_ERROR
 _DONE = 3  # NLMSG_DONE
 _BUFFER = 65536
@@ -44,13 +45,27 @@ class Netlink:
                 yield body
                 at += _aligned(length)
 
+    def command(self, kind: int, request: bytes) -> None:
+        """Have one thing done; raises OSError if the kernel says no. It too is over when this returns."""
+        self._sock.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST_ACK, 0, 0) + request)
+        answer = self._sock.recv(_BUFFER)
+        number = -int.from_bytes(answer[_HEADER.size : _HEADER.size + 4], sys.byteorder, signed=True)
+        if number:
+            raise OSError(number, os.strerror(number))
+
     def close(self) -> None:
         """Release the socket. Idempotent."""
         self._sock.close()
 
 
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute with its padding."""
+    length = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
+
+
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The type and value of each attribute in `data`."""
+    """The type, as it was sent with its flags, and the value of each attribute in `data`."""
     at = 0
     while at + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)

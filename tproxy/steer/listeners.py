@@ -8,13 +8,17 @@ from collections.abc import Container
 from tproxy.netns.handle import Netns
 
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+_TRANSPARENT = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TRANSPARENT),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 75),  # IPV6_TRANSPARENT, which the module does not name
+}
 # The kernel lowers it to the namespace's net.core.somaxconn.
 _BACKLOG = 65535
 # No IPv6 in the kernel, or switched off in the namespace.
 _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
-def open_listeners(netns: Netns, avoid: Container[int]) -> list[socket.socket]:
+def open_listeners(netns: Netns, avoid: Container[int], transparent: bool = False) -> list[socket.socket]:
     """A non-blocking listener for each address family that the namespace has; raises OSError.
 
     They are bound to loopback so that nobody outside the pod can address them; the kernel program delivers
@@ -25,7 +29,7 @@ def open_listeners(netns: Netns, avoid: Container[int]) -> list[socket.socket]:
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                listeners.append(_open_listener(netns, family, avoid))
+                listeners.append(_open_listener(netns, family, avoid, transparent))
             except OSError as error:
                 if family == socket.AF_INET or error.errno not in _NO_SUCH_FAMILY:
                     raise
@@ -36,17 +40,21 @@ def open_listeners(netns: Netns, avoid: Container[int]) -> list[socket.socket]:
     return listeners
 
 
-def _open_listener(netns: Netns, family: socket.AddressFamily, avoid: Container[int]) -> socket.socket:
+def _open_listener(
+    netns: Netns, family: socket.AddressFamily, avoid: Container[int], transparent: bool
+) -> socket.socket:
     listener = netns.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
+        if transparent:
+            listener.setsockopt(*_TRANSPARENT[family], 1)
         if family == socket.AF_INET6:
             # IPv4 has its own listener, whose accepted sockets speak of plain addresses, not mapped ones.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((_LOOPBACK[family], 0))
         if listener.getsockname()[1] in avoid:
             # While this one still holds the port, so that the kernel offers another.
-            another = _open_listener(netns, family, avoid)
+            another = _open_listener(netns, family, avoid, transparent)
             listener.close()
             return another
         # Accepted sockets inherit it. They hold the intercepted port, and without it an app that starts anew while one

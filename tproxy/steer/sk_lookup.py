@@ -5,11 +5,9 @@ and a process that hangs lets the lease run out. (A child forked without exec wo
 must have none while it steers.)
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import errno
-import logging
 import os
 import socket
 import time
@@ -20,19 +18,13 @@ from tproxy.errors import TproxyError
 from tproxy.netns.handle import Netns
 from tproxy.steer import layout, libbpf
 from tproxy.steer.diagnosis import explain
-from tproxy.steer.drain import Drain
-from tproxy.steer.listeners import open_bound, open_listeners, queued
+from tproxy.steer.emptying import emptied
+from tproxy.steer.listeners import open_bound, open_listeners
 from tproxy.steer.port import Attachment, Counters, SteeredPort
-from tproxy.steer.sock_diag import HandshakeList
 from tproxy.steer.takeover import take_over
-
-log = logging.getLogger(__name__)
 
 NAME = "sk_lookup"
 OBJECT = Path(__file__).with_name("sk_lookup.bpf.o")
-
-_FIRST_PAUSE = 0.005  # seconds between two looks of a drain, doubling up to the longest
-_LONGEST_PAUSE = 0.04
 
 
 @contextlib.contextmanager
@@ -126,22 +118,7 @@ class SkLookupAttachment:
             self._link = None
 
     async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
-        deadline = time.monotonic() + timeout
-        drain = Drain()
-        ports = self.counters().keys()
-        pause = _FIRST_PAUSE
-        try:
-            with contextlib.closing(HandshakeList(self._netns)) as handshakes:
-                while not self._closed and time.monotonic() < deadline:
-                    if drain.observe(handshakes.towards(ports), sum(map(queued, self._listeners))):
-                        return True
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-        except OSError as error:
-            # Not knowing what is still to come, take the time that there is.
-            log.warning("cannot see the handshakes in progress: %s", error, extra={"netns": self._netns.id.inode})
-            await asyncio.sleep(deadline - time.monotonic())
-        return False
+        return await emptied(self._netns, self._listeners, self.counters().keys(), lambda: self._closed, timeout)
 
     def close(self) -> None:
         if self._closed:

@@ -1,0 +1,144 @@
+"""ipsets of one network namespace, over netlink: only the kinds that steering with TPROXY needs.
+
+A *port set* is a `bitmap:port` of a single port. A *list* is a `list:set` of port sets, which a rule matches when the
+packet's port is in one of its members; its entries may have a timeout, and count packets. Neither belongs to an address
+family. Creating and adding what exists is no error.
+"""
+
+import errno
+import struct
+from collections.abc import Iterable
+
+from tproxy.netns.handle import Netns
+from tproxy.netns.netlink import Netlink, attribute, attributes
+
+_NETLINK_NETFILTER = 12
+_SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
+_CREATE, _DESTROY, _FLUSH, _LIST, _ADD, _DELETE = 2, 3, 4, 7, 9, 10
+_GENERIC = bytes(4)  # struct nfgenmsg: no family, version 0, no resource
+
+_NESTED, _NETWORK_ORDER = 0x8000, 0x4000
+_KIND_MASK = 0x3FFF
+_PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ENTRIES, _LINENO = range(1, 10)
+_PORT, _PORT_TO, _TIMEOUT, _DATA_FLAGS = 4, 5, 6, 8
+_NAME, _PACKETS = 18, 25
+_WITH_COUNTERS = 1 << 3
+_NAMES_ONLY = 1 << 1
+_ERROR_FIND_TYPE = 4098
+_BUSY = 4100
+
+
+class IpSets:
+    """Holds a netlink socket in the namespace until `close`. Every method raises OSError.
+
+    An ipset command takes microseconds, but `destroy` some 10 ms, in which the kernel lets no ipset command through in
+    any namespace.
+    """
+
+    def __init__(self, netns: Netns) -> None:
+        with netns.entered():
+            self._netlink = Netlink(_NETLINK_NETFILTER)
+
+    def create_port(self, name: str, port: int) -> None:
+        """A port set, with its port in it."""
+        one = _u16(_PORT, port)
+        self._create(name, "bitmap:port", 0, one + _u16(_PORT_TO, port))
+        self._command(_ADD, _set(name) + attribute(_DATA | _NESTED, one))
+
+    def create_list(self, name: str, timeout: int = 0) -> None:
+        """A list with counters; its entries end after `timeout` seconds unless added with another time, 0 for never."""
+        lasting = _u32(_TIMEOUT, timeout) if timeout else b""
+        # Revision 1 of the type is the first with counters.
+        self._create(name, "list:set", 1, _u32(_DATA_FLAGS, _WITH_COUNTERS) + lasting)
+
+    def run(self, message: bytes) -> None:
+        """An `adding` message."""
+        self._command(_ADD, message)
+
+    def delete(self, name: str, member: str) -> None:
+        """Take a port set out of a list; no error if it has timed out."""
+        try:
+            self._command(_DELETE, _set(name) + attribute(_DATA | _NESTED, _text(_NAME, member)))
+        except OSError as error:
+            if error.errno < _ERROR_FIND_TYPE:
+                raise
+
+    def flush(self, name: str) -> None:
+        """Empty a list at once."""
+        self._command(_FLUSH, _set(name))
+
+    def destroy(self, name: str) -> None:
+        """No error if it does not exist."""
+        try:
+            self._command(_DESTROY, _set(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno == _BUSY:
+                raise OSError(errno.EBUSY, f"ipset {name} is in use") from error
+            raise
+
+    def names(self) -> list[str]:
+        """Every set of the namespace, in the order of creation."""
+        request = _GENERIC + _protocol() + _u32(_FLAGS, _NAMES_ONLY)
+        found = []
+        for answer in self._netlink.dump(_SUBSYSTEM | _LIST, request):
+            values = _values(answer[len(_GENERIC) :])
+            found.append(values[_SETNAME].rstrip(b"\0").decode())
+        return found
+
+    def packets(self, name: str) -> dict[str, int]:
+        """How many packets each member of a list has matched."""
+        counts = {}
+        for answer in self._netlink.dump(_SUBSYSTEM | _LIST, _GENERIC + _set(name)):
+            for _, entry in attributes(_values(answer[len(_GENERIC) :]).get(_ENTRIES, b"")):
+                values = _values(entry)
+                counts[values[_NAME].rstrip(b"\0").decode()] = int.from_bytes(values[_PACKETS], "big")
+        return counts
+
+    def close(self) -> None:
+        """Release the socket. Idempotent."""
+        self._netlink.close()
+
+    def _create(self, name: str, kind: str, revision: int, data: bytes) -> None:
+        described = _text(_TYPENAME, kind) + attribute(_REVISION, bytes([revision])) + attribute(_FAMILY, b"\0")
+        try:
+            self._command(_CREATE, _set(name) + described + attribute(_DATA | _NESTED, data))
+        except OSError as error:
+            if error.errno == _ERROR_FIND_TYPE:
+                raise OSError(errno.EOPNOTSUPP, f"the kernel has no ipset of type {kind}") from error
+            raise
+
+    def _command(self, command: int, body: bytes) -> None:
+        self._netlink.command(_SUBSYSTEM | command, _GENERIC + body)
+
+
+def adding(name: str, members: Iterable[str], timeout: int | None = None) -> bytes:
+    """The message that adds port sets to a list, or has those that are in it stay `timeout` seconds from then on."""
+    lasting = b"" if timeout is None else _u32(_TIMEOUT, timeout)
+    entries = b"".join(attribute(_DATA | _NESTED, _text(_NAME, member) + lasting) for member in members)
+    return _set(name) + attribute(_ENTRIES | _NESTED, entries) + attribute(_LINENO, bytes(4))
+
+
+def _protocol() -> bytes:
+    return attribute(_PROTOCOL, b"\x06")  # what every kernel speaks
+
+
+def _set(name: str) -> bytes:
+    return _protocol() + _text(_SETNAME, name)
+
+
+def _text(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def _u16(kind: int, value: int) -> bytes:
+    return attribute(kind | _NETWORK_ORDER, struct.pack("!H", value))
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return attribute(kind | _NETWORK_ORDER, struct.pack("!I", value))
+
+
+def _values(data: bytes) -> dict[int, bytes]:
+    return {kind & _KIND_MASK: value for kind, value in attributes(data)}

@@ -1,0 +1,243 @@
+"""Steering by TPROXY rules of iptables, for kernels without sk_lookup; see `iptables_layout` for what they look like.
+
+A rule matches only while an ipset entry with a timeout is renewed from the loop that serves: by netlink, a few
+microseconds for each pod. The rules never change while an attachment lasts, so that ports, leases and counters are a
+matter of ipsets alone, and a helper process installs and removes them (`iptables_helper`).
+"""
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tproxy.errors import TproxyError
+from tproxy.netns.handle import Netns
+from tproxy.steer.emptying import emptied
+from tproxy.steer.ipset import IpSets, adding
+from tproxy.steer.iptables_client import Rules
+from tproxy.steer.iptables_layout import OWN_MARK, Names
+from tproxy.steer.listeners import open_listeners
+from tproxy.steer.port import Attachment, Counters, SteeredPort
+
+log = logging.getLogger(__name__)
+
+NAME = "tproxy"
+
+
+class TproxyAttachment:
+    """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for."""
+
+    def __init__(self, netns: Netns, sets: IpSets, names: Names, listeners: Sequence[socket.socket]) -> None:
+        self._netns = netns
+        self._sets = sets
+        self._names = names
+        self._listeners = tuple(listeners)
+        self._listening = {listener.getsockname()[:2] for listener in listeners}
+        self._ports: frozenset[SteeredPort] = frozenset()
+        self._made: set[SteeredPort] = set()
+        self._past: dict[int, Counters] = {}  # of what the kernel no longer knows
+        self._message = (0, b"")  # what renews for how many seconds
+        self._deadline = 0.0
+        self._rules: Rules | None = None
+        self._resources = contextlib.ExitStack()
+        self._stopped = False
+        self._closed = False
+
+    def started(self, rules: Rules, resources: contextlib.ExitStack) -> None:
+        """`rules` steer; `resources` are what `close` gives back, everything given before included."""
+        self._rules = rules
+        self._resources = resources
+
+    @property
+    def backend(self) -> str:
+        return NAME
+
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        return self._listeners
+
+    @property
+    def ports(self) -> frozenset[SteeredPort]:
+        return self._ports
+
+    def set_ports(self, ports: Iterable[SteeredPort]) -> None:
+        wanted = frozenset(ports)
+        try:
+            with self._unless_taken_over():
+                for port in self._ports - wanted:
+                    self._remove(port)
+                for port in wanted - self._ports:
+                    self._add(port)
+        except OSError as error:
+            raise TproxyError(f"cannot steer these ports: {error.strerror or error}") from error
+        self._ports = wanted
+        self._message = (0, b"")
+        self._extend()
+
+    def _add(self, port: SteeredPort) -> None:
+        member = self._names.port(port.port)
+        if port not in self._made:
+            self._sets.create_port(member, port.port)
+            self._made.add(port)
+        for name in (self._names.own, self._names.late, self._names.steered):
+            self._sets.run(adding(name, [member]))
+
+    def _remove(self, port: SteeredPort) -> None:
+        member = self._names.port(port.port)
+        self._sets.delete(self._names.lease, member)
+        self._past |= self._counted(port)
+        for name in (self._names.own, self._names.late, self._names.steered):
+            self._sets.delete(name, member)
+        self._ports -= {port}
+
+    def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
+        if destination[:2] in self._listening:
+            # Somebody inside the pod tries our own listener: passed on, it would come back to us for ever.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "this is our own listener")
+        sock = self._netns.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OWN_MARK)
+            # An app that restarts meanwhile may listen on the port that this one will have.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def release(self, sock: socket.socket) -> None:
+        sock.close()
+
+    def counters(self) -> Mapping[int, Counters]:
+        if self._stopped:
+            return self._past
+        try:
+            return self._past | self._counted(*self._ports)
+        except OSError:
+            return self._past  # another daemon has taken over
+
+    def _counted(self, *ports: SteeredPort) -> dict[int, Counters]:
+        lists = (self._names.steered, self._names.own, self._names.late)
+        packets = [self._sets.packets(name) for name in lists]
+        found = {}
+        for port in ports:
+            past = self._past.get(port.port, Counters())
+            steered, own, late = (counts.get(self._names.port(port.port), 0) for counts in packets)
+            found[port.port] = dataclasses.replace(
+                past, steered=past.steered + steered, own=past.own + own, lease_expired=past.lease_expired + late
+            )
+        return found
+
+    def renew(self, deadline: float) -> None:
+        """Steer until `deadline`, in monotonic seconds; never raises."""
+        self._deadline = deadline
+        self._extend()
+
+    def _extend(self) -> None:
+        if self._stopped:
+            return
+        # The kernel counts in seconds, and would take 0 for ever.
+        seconds = math.ceil(round(self._deadline - time.monotonic(), 3))
+        try:
+            with self._unless_taken_over():
+                if seconds <= 0:
+                    self._sets.flush(self._names.lease)
+                elif self._ports:
+                    if self._message[0] != seconds:
+                        members = [self._names.port(port.port) for port in self._ports]
+                        self._message = (seconds, adding(self._names.lease, members, seconds))
+                    self._sets.run(self._message[1])
+        except OSError as error:
+            # The loop has other pods to care for; without the lease this one's app serves.
+            log.warning("cannot renew a lease: %s", error, extra={"netns": self._netns.id.inode, "rate_key": "lease"})
+
+    @contextlib.contextmanager
+    def _unless_taken_over(self) -> Iterator[None]:
+        """Without our sets there is nothing to be done: a newer attachment has removed them."""
+        try:
+            yield
+        except FileNotFoundError:
+            log.warning("a newer attachment has taken over", extra={"netns": self._netns.id.inode, "rate_key": "taken"})
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        with contextlib.suppress(OSError):
+            self._sets.flush(self._names.lease)
+        self._past = dict(self.counters())
+        self._stopped = True
+        if self._rules is not None:
+            self._rules.remove(self._names)
+
+    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
+        return await emptied(self._netns, self._listeners, self.counters().keys(), lambda: self._closed, timeout)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.stop()
+        self._ports = frozenset()
+        self._closed = True
+        self._resources.close()
+
+
+class Tproxy:
+    """The backend; holds the process that owns the rules.
+
+    Two attachments to one namespace, in one process or in two, don't fight: the newer takes over, in one step.
+    """
+
+    def __init__(self) -> None:
+        """Raises TproxyError if this machine cannot do it; it is tried for real."""
+        self._attachments: set[TproxyAttachment] = set()
+        self._deadline = 0.0
+        self._rules = Rules()
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    def attach(self, netns: Netns, ports: Iterable[SteeredPort]) -> Attachment:
+        """As the port says; `netns` stays the caller's, who may close it at once."""
+        try:
+            return self._attach(netns, frozenset(ports))
+        except OSError as error:
+            message = f"cannot steer in the network namespace {netns.id.inode}: {error.strerror or error}"
+            raise TproxyError(message) from error
+
+    def _attach(self, netns: Netns, wanted: frozenset[SteeredPort]) -> TproxyAttachment:
+        with contextlib.ExitStack() as undo:
+            inside = Netns(os.dup(netns.fileno()))
+            undo.callback(inside.close)
+            sets = IpSets(inside)
+            undo.callback(sets.close)
+            listeners = open_listeners(inside, {port.port for port in wanted}, transparent=True)
+            for listener in listeners:
+                undo.callback(listener.close)
+            names = Names.new()
+            self._rules.install(names, inside, {sock.family: sock.getsockname()[1] for sock in listeners})
+            undo.callback(self._rules.remove, names)
+            attachment = TproxyAttachment(inside, sets, names, listeners)
+            attachment.renew(self._deadline)
+            attachment.set_ports(wanted)
+            self._attachments.add(attachment)
+            undo.callback(self._attachments.discard, attachment)
+            attachment.started(self._rules, undo.pop_all())
+            return attachment
+
+    def renew(self, seconds: float) -> None:
+        # The kernel's timeouts are whole seconds: a lease lasts up to one more than asked for.
+        self._deadline = time.monotonic() + seconds
+        for attachment in self._attachments:
+            attachment.renew(self._deadline)
+        self._rules.poll()
+
+    def close(self) -> None:
+        for attachment in list(self._attachments):
+            attachment.close()
+        self._rules.close()

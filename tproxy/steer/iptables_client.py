@@ -1,0 +1,137 @@
+"""The daemon's end of the process that owns the TPROXY rules (`iptables_helper`).
+
+Installing waits for it, removing does not. If it dies it is started anew and told what there is to undo; the
+rules and their leases don't need it meanwhile.
+"""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tproxy.errors import TproxyError
+from tproxy.netns.handle import Netns
+from tproxy.steer.iptables_helper import LARGEST_MESSAGE
+from tproxy.steer.iptables_layout import Names
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 15.0
+INSTALL_SECONDS = 3.0
+END_SECONDS = 5.0
+
+HINT = "a node needs iptables (legacy), ipset and TPROXY in its kernel: `modprobe -a ip_tables xt_TPROXY ip_set_list_set`"
+
+
+class Rules:
+    """Installs and removes the rules of attachments."""
+
+    def __init__(self) -> None:
+        """Raises TproxyError if this machine cannot do it, which takes a try in an empty namespace."""
+        self._installed: dict[str, Netns] = {}
+        self._start()
+        try:
+            if error := self._answer("", time.monotonic() + START_SECONDS):
+                raise TproxyError(f"cannot steer with iptables: {error}", HINT)
+        except BaseException:
+            self.close()
+            raise
+
+    def install(self, names: Names, netns: Netns, listeners: Mapping[int, int]) -> None:
+        """Steer to our listeners' ports (by family) in `netns`, which stays the caller's. Raises TproxyError."""
+        self.poll()
+        self._installed[names.chain] = Netns(os.dup(netns.fileno()))
+        try:
+            self._send({"do": "install", "chain": names.chain, "listeners": dict(listeners)}, netns)
+            error = self._answer(names.chain, time.monotonic() + INSTALL_SECONDS)
+        except OSError as lost:
+            error = f"the process that keeps the rules: {lost}"
+            self._restart()
+            self.remove(names)
+        else:
+            if error:
+                self._forget(names.chain)
+        if error:
+            raise TproxyError(f"cannot steer with iptables: {error}", HINT)
+
+    def remove(self, names: Names) -> None:
+        """Undo `install`, in the background. Never raises."""
+        if names.chain in self._installed:
+            try:
+                self._send({"do": "remove", "chain": names.chain})
+            except OSError:
+                self._restart()
+
+    def poll(self) -> None:
+        """See what it has to say, without waiting, and whether it lives. Never raises."""
+        try:
+            while message := self._socket.recv(LARGEST_MESSAGE, socket.MSG_DONTWAIT):
+                self._heard(json.loads(message))
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._restart()
+
+    def close(self) -> None:
+        """End the process, which undoes everything, and wait for it."""
+        self._socket.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.error("the process that keeps the rules does not end; rules may be left, but no lease")
+            self._process.kill()
+            self._process.wait()
+        for netns in self._installed.values():
+            netns.close()
+        self._installed.clear()
+
+    def _start(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-m", "tproxy.steer.iptables_helper", str(theirs.fileno())]
+            # A session of its own: Ctrl-C on a terminal is for the daemon.
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+
+    def _restart(self) -> None:
+        log.error("the process that keeps the rules is gone: starting another", extra={"rate_key": "iptables helper"})
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+        self._start()
+        for chain, netns in self._installed.items():
+            self._send({"do": "adopt", "chain": chain}, netns)
+
+    def _send(self, request: dict[str, Any], netns: Netns | None = None) -> None:
+        socket.send_fds(self._socket, [json.dumps(request).encode()], [] if netns is None else [netns.fileno()])
+
+    def _answer(self, chain: str, deadline: float) -> str:
+        """What it says about `chain`, empty if all is well. Raises OSError if it says nothing in time."""
+        while True:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                message = self._socket.recv(LARGEST_MESSAGE)
+            finally:
+                self._socket.settimeout(None)
+            if not message:
+                raise ConnectionResetError("it has ended unexpectedly")
+            answer = json.loads(message)
+            if answer["chain"] == chain:
+                return str(answer["error"])
+            self._heard(answer)
+
+    def _heard(self, answer: dict[str, Any]) -> None:
+        """Of a removal, or that a new process is ready."""
+        if answer["error"]:
+            log.warning("undoing steering: %s", answer["error"], extra={"chain": answer["chain"]})
+        self._forget(answer["chain"])
+
+    def _forget(self, chain: str) -> None:
+        netns = self._installed.pop(chain, None)
+        if netns is not None:
+            netns.close()

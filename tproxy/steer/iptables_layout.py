@@ -1,0 +1,63 @@
+"""What steering by TPROXY looks like in a pod's namespace: names of chain and sets, and the mark of our own sockets.
+
+    PREROUTING    -p tcp --syn                                                   -j tproxy-ID
+    tproxy-ID     -m mark --mark OWN -m set --match-set tproxy-ID-own dst        -j RETURN
+                  -m set --match-set tproxy-ID-lease dst
+                                     -m set --match-set tproxy-ID-steered dst    -j TPROXY --on-port LISTENER
+                  -m set --match-set tproxy-ID-late dst                          -j RETURN
+
+The rules never change. Which ports are steered, and for how long, is the content of the four lists: each of them has a
+member `tproxy-ID-PORT` for each port, those of `lease` with a timeout. The other three are there to count.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+PREFIX = "tproxy-"
+
+OWN_MARK = 0x77
+OWN_MASK = 0xFF
+"""The socket mark of our own connections to the app: bits that no mesh, CNI plugin or kube-proxy is known to use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The kernel objects of one attachment; `chain` names them all, and no two attachments have the same."""
+
+    chain: str
+
+    @classmethod
+    def new(cls) -> "Names":
+        """Of a new attachment."""
+        return cls(PREFIX + secrets.token_hex(4))
+
+    @property
+    def lease(self) -> str:
+        """The ports steered until their timeout."""
+        return f"{self.chain}-lease"
+
+    @property
+    def steered(self) -> str:
+        """Counts connections that we get."""
+        return f"{self.chain}-steered"
+
+    @property
+    def own(self) -> str:
+        """Counts our own connections, which the app gets."""
+        return f"{self.chain}-own"
+
+    @property
+    def late(self) -> str:
+        """Counts connections that the app gets because the lease has run out."""
+        return f"{self.chain}-late"
+
+    def port(self, port: int) -> str:
+        """The set of one port."""
+        return f"{self.chain}-{port}"
+
+
+def owner(name: str) -> Names | None:
+    """Whose a chain or a set is; None if it is none of ours."""
+    if not name.startswith(PREFIX):
+        return None
+    return Names("-".join(name.split("-")[:2]))

@@ -1,0 +1,69 @@
+"""Our rules in the mangle table of one address family, by python-iptables.
+
+For processes forked for a single change only: python-iptables keeps a table for good, whichever namespace it came from,
+and cannot load an extension for both families. The table is read afresh, changed and committed as a whole, which the
+kernel does in one step.
+"""
+
+import socket
+
+import iptc
+
+from tproxy.steer.iptables_layout import OWN_MARK, OWN_MASK, Names, owner
+
+_PLACES = {socket.AF_INET: (iptc.Table, iptc.Rule, "127.0.0.1"), socket.AF_INET6: (iptc.Table6, iptc.Rule6, "::1")}
+
+
+class Mangle:
+    """The mangle table of the calling process' namespace; raises iptc.IPTCError and iptc.XTablesError."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        kind, self._rule_kind, self._loopback = _PLACES[family]
+        self._table = kind(kind.MANGLE, autocommit=False)
+        self._prerouting = iptc.Chain(self._table, "PREROUTING")
+
+    def install(self, names: Names, port: int) -> None:
+        """Steer to our listener's port; whatever else of ours is in the way goes."""
+        for chain in self._ours():
+            self._drop(chain)
+        chain = self._table.create_chain(names.chain)
+        own = self._rule([("mark", "mark", f"{OWN_MARK:#x}/{OWN_MASK:#x}"), _in(names.own)], "RETURN")
+        steer = self._rule([_in(names.lease), _in(names.steered)], "TPROXY")
+        steer.target.on_ip, steer.target.on_port = self._loopback, str(port)
+        late = self._rule([_in(names.late)], "RETURN")
+        for rule in (own, steer, late):
+            chain.append_rule(rule)
+        jump = self._rule([("tcp", "tcp_flags", ["FIN,SYN,RST,ACK", "SYN"])], names.chain)
+        self._prerouting.insert_rule(jump)
+        self._table.commit()
+
+    def remove(self, names: Names) -> None:
+        """Undo `install`; nothing if it was undone already."""
+        for chain in self._ours():
+            if chain == names:
+                self._drop(chain)
+                self._table.commit()
+
+    def _ours(self) -> list[Names]:
+        return [names for chain in self._table.chains if (names := owner(chain.name)) is not None]
+
+    def _drop(self, names: Names) -> None:
+        for rule in self._prerouting.rules:
+            if rule.target.name == names.chain:
+                self._prerouting.delete_rule(rule)
+        self._table.flush_entries(names.chain)
+        self._table.delete_chain(names.chain)
+
+    def _rule(self, matches: list[tuple[str, str, str | list[str]]], target: str) -> iptc.Rule:
+        rule = self._rule_kind()
+        # Left alone it would look at every table there is, which makes the kernel set them all up in this namespace.
+        type(rule).tables = [self._table]
+        rule.protocol = "tcp"
+        for match, option, value in matches:
+            setattr(rule.create_match(match), option, value)
+        rule.target = iptc.Target(rule, target)
+        return rule
+
+
+def _in(name: str) -> tuple[str, str, list[str]]:
+    return "set", "match_set", [name, "dst"]

@@ -304,6 +304,8 @@ def test_bodies_that_make_no_sense(server: Server, api: client.ApiClient, core: 
     assert ask("PATCH", f"{pods}/a", b"{}", "application/apply-patch+yaml") == 415
     assert ask("POST", pods, b"kind: Pod", "application/yaml") == 415
     assert ask("POST", pods, b"[" * 100_000) == 400
+    deep = b'{"a": ' * 900 + b"1" + b"}" * 900
+    assert ask("POST", pods, b'{"metadata": {"name": "x"}, "spec": ' + deep + b"}") in (400, 422)
     assert ask("POST", pods, b" " * (4 << 20)) == 413
     assert ask("DELETE", f"{pods}/a", b'{"gracePeriodSeconds": "x"}') == 400
     assert ask("GET", "/api/v1/namespaces/default/secrets", None) == 404

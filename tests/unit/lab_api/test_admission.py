@@ -75,7 +75,7 @@ def test_an_update_without_addresses_keeps_them(store: Store) -> None:
     [
         ({"ports": []}, r"spec.ports: Required value"),
         ({"ports": [{"port": 1}, {"port": 2}]}, r"spec.ports\[0\].name: Required value"),
-        ({"ports": [{"port": 70000}]}, "must be between 1 and 65535"),
+        ({"ports": [{"port": 70000}]}, "should be less than or equal to 65535"),
     ],
 )
 def test_services_that_make_no_sense(store: Store, spec: Object, words: str) -> None:
@@ -84,7 +84,10 @@ def test_services_that_make_no_sense(store: Store, spec: Object, words: str) -> 
 
 
 def deployment(**spec: object) -> Object:
-    template = {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "ports": [{}]}]}}
+    template = {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}]}]},
+    }
     base = {"selector": {"matchLabels": {"app": "web"}}, "template": template}
     return {"metadata": {"name": "web"}, "spec": base | spec}
 
@@ -93,16 +96,16 @@ def test_deployment_defaults(store: Store) -> None:
     spec = store.create(DEPLOYMENTS, deployment())["spec"]
     assert spec["replicas"] == 1
     assert spec["template"]["spec"]["restartPolicy"] == "Always"
-    assert spec["template"]["spec"]["containers"][0]["ports"] == [{"protocol": "TCP"}]
+    assert spec["template"]["spec"]["containers"][0]["ports"] == [{"containerPort": 80, "protocol": "TCP"}]
 
 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"selector": {}}, "spec.selector: Required value"),
+        ({"selector": {}}, "spec.selector.matchLabels: Required value"),
         ({"selector": {"matchLabels": {"app": "x"}}}, "does not match template"),
         ({"replicas": -1}, "spec.replicas: Invalid value: -1"),
-        ({"template": {"metadata": {"labels": {"app": "web"}}}}, "spec.template.spec.containers: Required value"),
+        ({"template": {"metadata": {"labels": {"app": "web"}}}}, "spec.template.spec: Required value"),
     ],
 )
 def test_deployments_that_make_no_sense(store: Store, spec: Object, words: str) -> None:

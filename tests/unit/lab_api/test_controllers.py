@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tproxy.kube.port import DEPLOYMENTS, INTERCEPTS, NAMESPACES, NODES, PODS, SERVICES, Object
+from tproxy.kube.port import DEPLOYMENTS, INTERCEPTS, NAMESPACES, NODES, PODS, SERVICES, Object, Resource
 from tproxy.lab.api.resources import CONFIGMAPS, ENDPOINTSLICES
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import deployments, endpointslices, garbage, loop, scheduler
@@ -253,7 +253,11 @@ class TestGarbage:
         assert "shop" not in [ns["metadata"]["name"] for ns in store.list(NAMESPACES)]
 
 
-def test_the_controllers_together_come_to_rest(store: Store) -> None:
+def test_the_controllers_together(store: Store) -> None:
+    async def until(resource: Resource, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await store.wait([resource], store.version)
+
     async def scenario() -> None:
         tasks = Tasks("controllers")
         loop.start(store, tasks)
@@ -264,18 +268,26 @@ def test_the_controllers_together_come_to_rest(store: Store) -> None:
             store.create(SERVICES, {"metadata": {"name": "web"}, "spec": spec})
             store.create(DEPLOYMENTS, deployment(3))
             async with asyncio.timeout(5):
-                while len(store.list(PODS, fields="spec.nodeName=n1")) < 3:
-                    await store.wait([PODS], store.version)
+                await until(PODS, lambda: len(store.list(PODS, fields="spec.nodeName=n1")) == 3)
                 make_ready(store)
-                while store.get(DEPLOYMENTS, "web").get("status", {}).get("readyReplicas") != 3:
-                    await store.wait([DEPLOYMENTS], store.version)
-                version = -1
-                while version != store.version:
-                    version = store.version
-                    for _ in range(5):
-                        await asyncio.sleep(0)
-            assert {len(slice_["endpoints"]) for slice_ in store.list(ENDPOINTSLICES)} == {3}
+                await until(DEPLOYMENTS, lambda: store.get(DEPLOYMENTS, "web")["status"]["readyReplicas"] == 3)
+                await until(
+                    ENDPOINTSLICES,
+                    lambda: all(len(slice_["endpoints"]) == 3 for slice_ in store.list(ENDPOINTSLICES)),
+                )
+                store.delete(DEPLOYMENTS, "web")
+                await until(PODS, lambda: all("deletionTimestamp" in pod["metadata"] for pod in store.list(PODS)))
         finally:
             await tasks.close()
 
     asyncio.run(scenario())
+
+
+def test_one_object_that_cannot_be_dealt_with_stops_no_other(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    impossible = deployment(1)
+    impossible["metadata"]["name"] = "a" * 253  # leaves no room for its pods' names
+    store.create(DEPLOYMENTS, impossible)
+    store.create(DEPLOYMENTS, deployment(1))
+    settle(store, deployments.reconcile)
+    assert len(store.list(PODS)) == 1
+    assert f"Deployment default/{'a' * 253} cannot be reconciled" in caplog.text

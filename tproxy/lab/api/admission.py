@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, PODS, SERVICES, Object
+from tproxy.lab.api import schema, shapes
 from tproxy.lab.api.errors import Cause, InvalidObjectError, invalid_value
 from tproxy.lab.api.resources import Kind
 from tproxy.lab.api.store import Store
@@ -20,72 +21,75 @@ _FIRST_NODE_PORT = 30000
 
 
 def complete(kind: Kind, obj: Object, before: Object | None) -> None:
-    """Fill in defaults of a built-in kind. Raises InvalidObjectError."""
+    """Fill in defaults and check the shape, of built-in kinds. Raises InvalidObjectError."""
+    resource = kind.resource
+    drop_nulls(obj if kind.schema is None else obj["metadata"])
+    schema.check(kind, {"properties": {"metadata": shapes.METADATA}}, obj)
+    if resource == NAMESPACES:
+        _default(obj["metadata"], "labels", **{"kubernetes.io/metadata.name": obj["metadata"]["name"]})
+        _default(obj, "status", phase="Active")
+    elif resource == SERVICES:
+        _default(obj, "spec", type="ClusterIP", sessionAffinity="None")
+    elif resource == DEPLOYMENTS:
+        _default(obj, "spec", replicas=1)
+    schema.check(kind, shapes.SHAPES.get(resource, {}), obj)
     causes: list[Cause] = []
-    if kind.resource == NAMESPACES:
-        labels = obj["metadata"].setdefault("labels", {})
-        labels["kubernetes.io/metadata.name"] = obj["metadata"]["name"]
-        obj.setdefault("status", {}).setdefault("phase", "Active")
-    elif kind.resource == PODS:
-        causes += _complete_pod(obj, "")
-        obj.setdefault("status", {}).setdefault("phase", "Pending")
-    elif kind.resource == DEPLOYMENTS:
-        causes += _complete_deployment(obj, before)
-    elif kind.resource == SERVICES:
-        causes += _complete_service(obj)
+    if resource == PODS:
+        _complete_pod(obj["spec"])
+        _default(obj, "status", phase="Pending")
+    elif resource == DEPLOYMENTS:
+        causes = list(_complete_deployment(obj["spec"], before))
+    elif resource == SERVICES:
+        causes = list(_complete_service(obj["spec"]))
     if causes:
-        raise InvalidObjectError(kind.resource, obj["metadata"]["name"], causes)
+        raise InvalidObjectError(resource, obj["metadata"]["name"], causes)
 
 
-def _complete_pod(obj: Object, prefix: str) -> Iterator[Cause]:
-    spec = obj.setdefault("spec", {})
+def drop_nulls(value: object) -> None:
+    """Remove fields that are null, as a server does that decodes into typed structures."""
+    if isinstance(value, dict):
+        for key in [key for key, item in value.items() if item is None]:
+            del value[key]
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        drop_nulls(item)
+
+
+def _default(obj: Object, part: str, **values: object) -> None:
+    inner = obj.setdefault(part, {})
+    if isinstance(inner, dict):
+        for name, value in values.items():
+            inner.setdefault(name, value)
+
+
+def _complete_pod(spec: Object) -> None:
     spec.setdefault("restartPolicy", "Always")
     spec.setdefault("terminationGracePeriodSeconds", 30)
-    containers = spec.get("containers")
-    if not containers or not isinstance(containers, list):
-        yield Cause(f"{prefix}spec.containers", "FieldValueRequired", "Required value")
-        return
-    for index, container in enumerate(containers):
-        if not isinstance(container, dict) or not container.get("name"):
-            yield Cause(f"{prefix}spec.containers[{index}].name", "FieldValueRequired", "Required value")
-            continue
+    for container in spec["containers"]:
         for port in container.get("ports") or []:
             port.setdefault("protocol", "TCP")
 
 
-def _complete_deployment(obj: Object, before: Object | None) -> Iterator[Cause]:
-    spec = obj.setdefault("spec", {})
-    replicas = spec.setdefault("replicas", 1)
-    if not isinstance(replicas, int) or replicas < 0:
-        yield invalid_value("spec.replicas", replicas, "must be greater than or equal to 0")
-    selector = (spec.get("selector") or {}).get("matchLabels")
-    if not selector:
-        yield Cause("spec.selector", "FieldValueRequired", "Required value")
-        return
-    template = spec.setdefault("template", {})
-    labels = template.setdefault("metadata", {}).get("labels") or {}
-    if not selector.items() <= labels.items():
-        why = "`selector` does not match template `labels`"
-        yield invalid_value("spec.template.metadata.labels", labels, why)
+def _complete_deployment(spec: Object, before: Object | None) -> Iterator[Cause]:
+    _complete_pod(spec["template"]["spec"])
+    labels = spec["template"]["metadata"].get("labels") or {}
+    if not spec["selector"]["matchLabels"].items() <= labels.items():
+        yield invalid_value("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
     if before is not None and before["spec"]["selector"] != spec["selector"]:
         yield invalid_value("spec.selector", spec["selector"], "field is immutable")
-    yield from _complete_pod(template, "spec.template.")
 
 
-def _complete_service(obj: Object) -> Iterator[Cause]:
-    spec = obj.setdefault("spec", {})
-    spec.setdefault("type", "ClusterIP")
-    spec.setdefault("sessionAffinity", "None")
+def _complete_service(spec: Object) -> Iterator[Cause]:
     ports = spec.get("ports") or []
     if not ports and spec["type"] != "ExternalName" and spec.get("clusterIP") != "None":
         yield Cause("spec.ports", "FieldValueRequired", "Required value")
     for index, port in enumerate(ports):
-        if not isinstance(port.get("port"), int) or not 0 < port["port"] < 65536:
-            yield invalid_value(f"spec.ports[{index}].port", port.get("port"), "must be between 1 and 65535, inclusive")
         if len(ports) > 1 and not port.get("name"):
             yield Cause(f"spec.ports[{index}].name", "FieldValueRequired", "Required value")
         port.setdefault("protocol", "TCP")
-        port.setdefault("targetPort", port.get("port"))
+        target = port.setdefault("targetPort", port["port"])
+        if isinstance(target, int) and not 0 < target < 65536:
+            why = "must be between 1 and 65535, inclusive"
+            yield invalid_value(f"spec.ports[{index}].targetPort", target, why)
 
 
 class ServiceAddresses:
@@ -161,8 +165,8 @@ class ServiceAddresses:
 
     def _give_node_ports(self, spec: Object) -> None:
         services = [service["spec"] for service in self._store.list(SERVICES)]
-        used = {port.get("nodePort") for other in [*services, spec] for port in other.get("ports", [])}
-        for port in spec.get("ports", []):
+        used = {port.get("nodePort") for other in [*services, spec] for port in other.get("ports") or []}
+        for port in spec.get("ports") or []:
             if "nodePort" not in port:
                 port["nodePort"] = next(n for n in range(_FIRST_NODE_PORT, 32768) if n not in used)
                 used.add(port["nodePort"])
@@ -170,8 +174,6 @@ class ServiceAddresses:
 
 def install(store: Store) -> None:
     """Have the store complete and check what comes in, and give it the namespaces that every lab starts with."""
-    from tproxy.lab.api import schema
-
     store.admission += [complete, ServiceAddresses(store), schema.admit]
     for name in ("default", "kube-system", "tproxy-system"):
         store.create(NAMESPACES, {"metadata": {"name": name}})

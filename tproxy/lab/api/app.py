@@ -80,6 +80,8 @@ class _Server:
             return await self._answer(http, user, info)
         except TproxyError as error:
             body = status_of(error, info.details if info else None)
+        except RecursionError:
+            body = status(400, "BadRequest", "the body is nested too deeply")
         except web.HTTPRequestEntityTooLarge:
             body = status(413, "RequestEntityTooLarge", f"the body is larger than {MAX_BODY_BYTES} bytes")
         return web.json_response(body, status=body["code"])

@@ -46,10 +46,18 @@ def admit(kind: Kind, obj: Object, before: Object | None) -> None:
     for path in list(unknown_fields(kind.schema, obj)):
         _drop(obj, path)
     _fill_defaults(kind.schema, obj)
-    causes = list(_check(kind.schema, obj, ""))
+    check(kind, kind.schema, obj)
     if before is not None:
-        causes += _check_transition(kind.schema, obj, before, "")
-    if causes:
+        _refuse(kind, obj, _check_transition(kind.schema, obj, before, ""))
+
+
+def check(kind: Kind, schema: Schema, obj: Object) -> None:
+    """Raise InvalidObjectError, with all causes, unless the object is as the schema says."""
+    _refuse(kind, obj, _check(schema, obj, ""))
+
+
+def _refuse(kind: Kind, obj: Object, found: Iterator[Cause]) -> None:
+    if causes := list(found):
         raise InvalidObjectError(kind.resource, obj["metadata"]["name"], causes)
 
 

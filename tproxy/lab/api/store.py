@@ -107,6 +107,9 @@ class Store:
         """Store a new object. Raises AlreadyExistsError, InvalidError, and for its namespace NotFoundError."""
         kind, obj = self._table(resource).kind, copied(body)
         metadata = obj.setdefault("metadata", {})
+        naming = ("name", "generateName", "namespace")
+        if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key) or "", str) for key in naming):
+            raise BadRequestError("the object's metadata make no sense")
         if resource.namespaced:
             metadata["namespace"] = self._admitted_namespace(namespace or metadata.get("namespace") or "default")
         else:
@@ -116,9 +119,9 @@ class Store:
         elif not metadata.get("name"):
             metadata["name"] = metadata["generateName"] + suffix()
         name = metadata.get("name") or ""
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             why = invalid_value("metadata.name", name, "a lowercase RFC 1123 subdomain is needed")
-            raise InvalidObjectError(resource, str(name)[:256], [why])
+            raise InvalidObjectError(resource, name[:256], [why])
         if key_of(obj) in self._table(resource).objects:
             raise AlreadyExistsError(f'{title(resource)} "{name}" already exists')
         for system in (*_SYSTEM_METADATA, "resourceVersion", "selfLink"):

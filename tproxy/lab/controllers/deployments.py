@@ -9,6 +9,7 @@ import json
 
 from tproxy.kube.port import DEPLOYMENTS, PODS, Object
 from tproxy.lab.api.store import Store, copied, now, suffix
+from tproxy.lab.controllers.each import alone
 
 HASH_LABEL = "pod-template-hash"
 
@@ -19,7 +20,8 @@ def reconcile(store: Store) -> None:
     for deployment in store.list(DEPLOYMENTS):
         if "deletionTimestamp" not in deployment["metadata"]:
             uid = deployment["metadata"]["uid"]
-            _reconcile(store, deployment, [pod for pod in pods if controller_uid(pod) == uid])
+            with alone(deployment):
+                _reconcile(store, deployment, [pod for pod in pods if controller_uid(pod) == uid])
 
 
 def controller_uid(obj: Object) -> str:

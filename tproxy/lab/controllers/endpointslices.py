@@ -1,12 +1,12 @@
 """Writes EndpointSlices: which pods stand behind a Service with a selector, at which addresses and ports."""
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from tproxy.kube.port import PODS, SERVICES, Object
 from tproxy.lab.api.resources import ENDPOINTSLICES
 from tproxy.lab.api.store import Store, key_of
 from tproxy.lab.controllers.deployments import is_ready
+from tproxy.lab.controllers.each import alone
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 MANAGED_LABEL = "endpointslice.kubernetes.io/managed-by"
@@ -21,10 +21,9 @@ def reconcile(store: Store) -> None:
     ours = {key_of(obj): obj for obj in store.list(ENDPOINTSLICES, labels=f"{MANAGED_LABEL}={MANAGER}")}
     for service in store.list(SERVICES):
         for wanted in slices(service, pods):
-            if ours.pop(key_of(wanted), None) is None:
-                store.create(ENDPOINTSLICES, wanted)
-            else:
-                store.update(ENDPOINTSLICES, wanted)
+            write = store.create if ours.pop(key_of(wanted), None) is None else store.update
+            with alone(service):
+                write(ENDPOINTSLICES, wanted)
     for namespace, name in ours:
         store.delete(ENDPOINTSLICES, name, namespace)
 
@@ -56,7 +55,7 @@ def pod_address(pod: Object, family: str) -> str:
     """The pod's address of a family (`IPv4`, `IPv6`), empty if it has none (yet)."""
     status = pod.get("status", {})
     addresses = [entry["ip"] for entry in status.get("podIPs") or []] or [status.get("podIP")]
-    return next((ip for ip in addresses if ip and f"IPv{ip_address(ip).version}" == family), "")
+    return next((ip for ip in addresses if ip and (":" in ip) == (family == "IPv6")), "")
 
 
 def _ports(service: Object, pod: Object | None) -> _Ports:

@@ -1,8 +1,8 @@
 """Removes dependents whose owners are gone, and the contents of namespaces on their way out."""
 
-from tproxy.kube.errors import NotFoundError
 from tproxy.kube.port import NAMESPACES, Object, Resource
 from tproxy.lab.api.store import Store
+from tproxy.lab.controllers.each import alone
 
 
 def reconcile(store: Store) -> None:
@@ -32,7 +32,5 @@ def _empty(store: Store, namespace: str) -> None:
 def _delete(store: Store, resource: Resource, obj: Object) -> None:
     metadata = obj["metadata"]
     if "deletionTimestamp" not in metadata:
-        try:
+        with alone(obj):
             store.delete(resource, metadata["name"], metadata.get("namespace", ""), metadata["uid"])
-        except NotFoundError:
-            return

@@ -4,18 +4,18 @@ A controller is a plain function of the store, so a pass can be tested without a
 at all of them is cheaper than remembering which ones changed, and it forgets nothing.
 """
 
-import logging
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from tproxy.errors import TproxyError
 from tproxy.kube.port import DEPLOYMENTS, NODES, PODS, SERVICES, Resource
 from tproxy.lab.api.resources import ENDPOINTSLICES
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import deployments, endpointslices, garbage, scheduler
 from tproxy.tasks import Tasks
 
-log = logging.getLogger(__name__)
+_SETTLE_SECONDS = 0.01
+"""Changes come in bursts; one pass then serves them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,6 @@ async def run(store: Store, controller: Controller) -> None:
     """Run one controller for ever."""
     while True:
         version = store.version
-        try:
-            controller.reconcile(store)
-        except TproxyError:
-            # Somebody's object makes no sense to us; the next change may mend it.
-            log.exception("controller pass failed", extra={"controller": controller.name})
+        controller.reconcile(store)
         await store.wait(controller.watches, version)
+        await asyncio.sleep(_SETTLE_SECONDS)

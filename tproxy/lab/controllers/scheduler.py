@@ -3,6 +3,7 @@
 from tproxy.kube.port import NODES, PODS, Object
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers.deployments import controller_uid, is_ready
+from tproxy.lab.controllers.each import alone
 
 
 def reconcile(store: Store) -> None:
@@ -14,8 +15,8 @@ def reconcile(store: Store) -> None:
             continue
         if (node := choose(pod, pods, nodes)) is not None:
             pod["spec"]["nodeName"] = node["metadata"]["name"]
-            metadata = pod["metadata"]
-            store.patch(PODS, metadata["name"], {"spec": {"nodeName": pod["spec"]["nodeName"]}}, metadata["namespace"])
+            with alone(pod):
+                store.update(PODS, pod)
 
 
 def choose(pod: Object, pods: list[Object], nodes: list[Object]) -> Object | None:

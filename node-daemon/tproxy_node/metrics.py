@@ -95,6 +95,7 @@ class Metrics:
             ("verdict",),
         )
         yield _gauge("tproxy_pods_steered", "Pods steered now.", {(): sources.reconciler.steered})
+        yield _counter("tproxy_reconcile_rounds", "Looks at everything.", {(): sources.reconciler.rounds})
         yield _counter(
             "tproxy_reconcile_errors",
             "Steps that failed.",

@@ -27,6 +27,7 @@ Chain = Sequence[tuple[str, str]]
 class _Known:
     direct: tuple[OwnerRef, ...]
     chain: Chain
+    read: bool
 
 
 class Owners:
@@ -38,6 +39,11 @@ class Owners:
         self._known: dict[str, _Known] = {}
         self._tasks = Tasks("owners")
 
+    @property
+    def known(self) -> bool:
+        """Whether the owners of every pod asked for have been read."""
+        return all(known.read for known in self._known.values())
+
     def chains(self, pods: Iterable[Pod]) -> Mapping[str, Chain]:
         """By pod UID. Those of `pods` not known yet are read in the background, those of others are forgotten."""
         wanted = {pod.uid: pod for pod in pods}
@@ -46,7 +52,7 @@ class Owners:
         for uid, pod in wanted.items():
             known = self._known.get(uid)
             if known is None or known.direct != pod.owners:
-                self._known[uid] = known = _Known(pod.owners, [(owner.kind, owner.name) for owner in pod.owners])
+                self._known[uid] = known = _Known(pod.owners, _direct(pod), not pod.owners)
                 if pod.owners:
                     self._tasks.start(self._read(pod, known), pod.name)
         return {uid: known.chain for uid, known in self._known.items()}
@@ -65,8 +71,8 @@ class Owners:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_LIMIT_SECONDS)
                 continue
-            if found.owners != tuple(known.chain):
-                known.chain = found.owners
+            if not known.read or found.owners != tuple(known.chain):
+                known.chain, known.read = found.owners, True
                 self._on_change()
             if found.complete:
                 return
@@ -76,3 +82,7 @@ class Owners:
     async def close(self) -> None:
         """Stop reading."""
         await self._tasks.close()
+
+
+def _direct(pod: Pod) -> Chain:
+    return [(owner.kind, owner.name) for owner in pod.owners]

@@ -84,6 +84,7 @@ class Reconciler:
         self._steered: dict[str, _Steered] = {}
         self._failed: dict[str, _Failed] = {}
         self._tasks = Tasks("reconcile")
+        self.rounds = 0
         self.errors: Counter[str] = Counter(dict.fromkeys(OPS, 0))
 
     @property
@@ -103,6 +104,7 @@ class Reconciler:
     async def _run(self) -> None:
         while True:
             await self._wait()
+            self.rounds += 1
             if self._parts.mirror.missing:
                 continue  # a half-known cluster looks as if intercepts had been left
             try:
@@ -124,9 +126,10 @@ class Reconciler:
 
     async def _reconcile(self) -> None:
         pods = {pod.uid: pod for pod in self._parts.mirror.pods if pod.phase not in ("Succeeded", "Failed")}
-        for uid in self._failed.keys() - pods.keys():
-            del self._failed[uid]
         desired = self._desire()
+        # Nobody waits for the others any more, and no round shall be due on their account.
+        for uid in self._failed.keys() - {uid for uid in desired.routes if uid in pods}:
+            del self._failed[uid]
         ops = self._plan(pods.values(), desired)
         for op in ops:
             if not isinstance(op, Attach):
@@ -137,7 +140,7 @@ class Reconciler:
         if ops:
             desired = self._desire()
         self._parts.statuses.observe(self._parts.mirror.intercepts)
-        self._parts.statuses.want(desired.statuses)
+        self._parts.statuses.want(desired.statuses, complete=self._parts.owners.known)
 
     def _desire(self) -> Desired:
         parts = self._parts

@@ -26,7 +26,7 @@ RETRY_LIMIT_SECONDS = 10.0
 class _Entry:
     intercept: Intercept
     known: NodeStatus | None  # what the API server holds, as far as we know
-    wanted: NodeStatus | None = None
+    wanted: NodeStatus | None
     write: asyncio.Task[None] | None = None
 
 
@@ -47,15 +47,22 @@ class StatusWriter:
         for uid, intercept in seen.items():
             entry = self._entries.get(uid)
             if entry is None:
-                self._entries[uid] = _Entry(intercept, intercept.nodes.get(self._node))
+                held = intercept.nodes.get(self._node)
+                self._entries[uid] = _Entry(intercept, held, held)
             elif entry.intercept is not intercept:
                 entry.intercept = intercept
                 if entry.write is None:
                     entry.known = intercept.nodes.get(self._node)
 
-    def want(self, statuses: Mapping[str, NodeStatus]) -> None:
-        """From now on these entries should be there, by intercept UID, and none for other intercepts."""
+    def want(self, statuses: Mapping[str, NodeStatus], complete: bool = True) -> None:
+        """From now on these entries should be there, by intercept UID, and none for other intercepts.
+
+        Unless `complete`, what is there for others stays for now: they may have pods here that are not known as theirs
+        yet. Intercepts being left have none by definition.
+        """
         for uid, entry in self._entries.items():
+            if uid not in statuses and not complete and not entry.intercept.deleting:
+                continue
             entry.wanted = statuses.get(uid)
             if entry.wanted != entry.known and entry.write is None:
                 entry.write = self._tasks.start(self._write(uid, entry), entry.intercept.name)

@@ -224,3 +224,21 @@ def test_a_local_app_that_is_not_there(play: Play) -> None:
             assert await stage.metric('tproxy_connections_reset_total{reason="refused"}') == 1
 
     play(scenario)
+
+
+def test_failures_that_matter_to_nobody_any_more_cost_nothing(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        laptop = Laptop(stage, "alice")
+        await laptop.connect()
+        laptop.intercept()
+        pod = Pod(stage, "web-1")
+        stage.pods.append(pod)
+        pod.report("Running", address="10.77.9.9")
+        await stage.reaches({"web-1": "NoProcess"})
+        stage.leave()
+        await until(lambda: stage.left())
+        before = await stage.metric("tproxy_reconcile_rounds_total")
+        await asyncio.sleep(1)  # in which next to nothing must happen
+        assert await stage.metric("tproxy_reconcile_rounds_total") - before <= 3
+
+    play(scenario)

@@ -36,8 +36,10 @@ def test_direct_owners_at_once_the_others_when_read() -> None:
     async def scenario() -> None:
         scene = Scene()
         assert scene.chain() == [("Deployment", "web")]
+        assert not scene.owners.known
         await asyncio.wait_for(scene.changed.wait(), 2)
         assert scene.chain() == [("Deployment", "web"), ("Rollout", "front")]
+        assert scene.owners.known
         assert scene.owners.chains([]) == {}
         await scene.owners.close()
 

@@ -139,3 +139,21 @@ def test_a_deleted_intercept_is_forgotten() -> None:
         assert len(scene.cluster.patches) == 1
 
     play(scenario)
+
+
+def test_nothing_is_taken_back_on_half_knowledge() -> None:
+    """Just started, a daemon does not know yet which pods belong to which workload."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.cluster.store.patch(INTERCEPTS, "web-1a2b", Intercept.status_patch("n1", READY), "shop", "status")
+        scene.see()
+        scene.writer.want({}, complete=False)
+        await scene.writer.settle()
+        assert scene.nodes == {"n1": "Ready"}
+        scene.cluster.store.patch(INTERCEPTS, "web-1a2b", Intercept.leave_patch(), "shop")
+        scene.see()
+        scene.writer.want({}, complete=False)
+        await scene.writer.settle()
+        assert scene.nodes == {}
+
+    play(scenario)

@@ -162,10 +162,11 @@ class Tunnels:
         self._dial = dial
         self._on_change = on_change
         self._nodes: dict[str, NodeTunnel] = {}
+        self._closed = False
 
     def want(self, nodes: Iterable[str]) -> None:
-        """These nodes have pods of ours now: connect to those without a tunnel."""
-        for node in nodes:
+        """These nodes have pods of ours now: connect to those without a tunnel. Does nothing once closed."""
+        for node in () if self._closed else nodes:
             tunnel = self._nodes.get(node)
             if tunnel is None:
                 self._nodes[node] = NodeTunnel(node, self._dial, self._on_change)
@@ -194,6 +195,7 @@ class Tunnels:
         return sum(view.endpoint.stats.connections for view in self.views() if view.endpoint is not None)
 
     async def close(self) -> None:
-        """Close all."""
+        """Close all, for good."""
+        self._closed = True
         tunnels, self._nodes = list(self._nodes.values()), {}
         await asyncio.gather(*(tunnel.close() for tunnel in tunnels))

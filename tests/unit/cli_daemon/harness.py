@@ -181,7 +181,11 @@ class Stage:
         node = self.nodes[self.store.get(PODS, name, namespace)["spec"]["nodeName"]]
         sock = socket.socket()
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", node.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", node.port))
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     async def add_node(self, name: str) -> NodeStandIn:

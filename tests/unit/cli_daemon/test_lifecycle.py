@@ -372,3 +372,24 @@ def test_objects_that_make_no_sense_disturb_nobody(tmp_path: Path) -> None:
             assert (await laptop.leave("web"))["left"]
 
     asyncio.run(run())
+
+
+def test_a_daemon_with_nothing_to_do_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tproxy_cli.daemon.server.IDLE_SECONDS", 0.5)
+    monkeypatch.setattr("tproxy_cli.daemon.server.IDLE_LOOK_SECONDS", 0.02)
+
+    async def run() -> None:
+        async with staged(tmp_path) as stage:
+            laptop = stage.laptop()
+            await laptop.intercept("web")
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(tmp_path / "socket"))
+                listener.listen()
+                serving = asyncio.get_running_loop().create_task(Server(laptop.engine).serve(listener))
+                done, _ = await asyncio.wait([serving], timeout=0.8)
+                assert not done, "it holds a session"
+                await laptop.leave("web")
+                async with asyncio.timeout(5):
+                    await serving
+
+    asyncio.run(run())

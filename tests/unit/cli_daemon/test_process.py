@@ -185,3 +185,18 @@ def test_an_unwritable_state_directory_is_a_sentence(daemon: Process) -> None:
     assert process.returncode == 1
     assert said.startswith("error: cannot write the log")
     assert not daemon.socket.exists()
+
+
+def test_it_imports_where_there_is_no_linux() -> None:
+    code = """
+import asyncio, socket, sys, time, urllib.request
+for missing in ("pyroute2", "iptc", "uvloop", "prometheus_client"):
+    sys.modules[missing] = None
+del socket.SO_PEERCRED, time.CLOCK_BOOTTIME
+sys.platform = "darwin"
+import tproxy_cli.daemon.__main__, tproxy_cli.daemon.clock, tproxy_cli.daemon.server
+assert tproxy_cli.daemon.clock.seconds_since_boot() > 0
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "cli"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -93,6 +93,17 @@ def test_connects_again_and_says_why_not() -> None:
     asyncio.run(run())
 
 
+def test_closed_is_closed() -> None:
+    async def run() -> None:
+        nodes = _Nodes()
+        all_tunnels = Tunnels(nodes.dial, lambda: None)
+        await all_tunnels.close()
+        all_tunnels.want(["node1"])
+        assert all_tunnels.views() == []
+
+    asyncio.run(run())
+
+
 def test_wanting_twice_connects_once() -> None:
     async def run() -> None:
         nodes = _Nodes()

@@ -1,7 +1,8 @@
 """What the tunnel alone costs: client -> relay -> gRPC -> bridge -> server beside a direct connection, in one run.
 
 Four processes on the loopback: wrk or a bulk reader, a relay with the node's end of the tunnel, one with the
-laptop's end, and bench/server.py. No cluster, no lab, no root. Each figure is the median of alternating rounds.
+laptop's end, and bench/server.py. No cluster, no lab, no root. Each figure is the median of alternating rounds. The
+processor time of the two ends hardly depends on what else the machine does: compare versions by it.
 Run: `.venv/bin/python bench/tunnel.py`.
 """
 
@@ -15,8 +16,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import uvloop
@@ -111,13 +113,23 @@ class Figures:
     single: float
     many: float
     bulk: float
+    cpu_single: float  # microseconds per request, of all ends of the tunnel
+    cpu_many: float
+    cpu_bulk: float  # seconds per gigabyte
 
 
-def measure(port: int, seconds: float, size: int) -> Figures:
-    """One round."""
+def measure(port: int, seconds: float, size: int, ends: Sequence[int] = ()) -> Figures:
+    """One round; `ends` are the processes whose time is counted."""
+    spent = [sum(map(cpu_seconds, ends))]
     single, p50 = wrk(port, 1, seconds)
+    spent.append(sum(map(cpu_seconds, ends)))
     many, _ = wrk(port, 64, seconds)
-    return Figures(p50, single, many, bulk(port, size))
+    spent.append(sum(map(cpu_seconds, ends)))
+    rate = bulk(port, size)
+    spent.append(sum(map(cpu_seconds, ends)))
+    first, second, third = (after - before for before, after in pairwise(spent))
+    cpu = (first / single / seconds * 1e6, second / many / seconds * 1e6, third / size * 1e9)
+    return Figures(p50, single, many, rate, *cpu)
 
 
 def wait_listening(port: int) -> None:
@@ -176,10 +188,10 @@ def main() -> None:
         direct, tunnel = [], []
         for _ in range(args.rounds):
             direct.append(measure(app, args.seconds, args.bytes))
-            tunnel.append(measure(relay, args.seconds, args.bytes))
+            ends = [process.pid for process in processes[1:]]
+            tunnel.append(measure(relay, args.seconds, args.bytes, ends))
         report(direct, tunnel)
-        for name, process in zip(("node", "laptop"), processes[1:], strict=True):
-            print(f"{name}: {rss_mib(process.pid):.0f} MiB resident, {cpu_seconds(process.pid):.1f} s of CPU")
+        print("resident, MiB:".ljust(28), *(f"{rss_mib(pid):10.0f}" for pid in ends))
     finally:
         for process in processes:
             process.terminate()
@@ -195,6 +207,11 @@ def report(direct: list[Figures], tunnel: list[Figures]) -> None:
         near = statistics.median(getattr(figures, field) for figures in direct)
         far = statistics.median(getattr(figures, field) for figures in tunnel)
         print(f"{label:28}{near:10.0f}{far:10.0f}{far / near:8.2f}")
+    print("processor time of both ends:")
+    costs = (("µs/request, 1 connection", "cpu_single"), ("µs/request, 64 connections", "cpu_many"))
+    costs += (("s/GB, bulk", "cpu_bulk"),)
+    for label, field in costs:
+        print(f"{label:38}{statistics.median(getattr(figures, field) for figures in tunnel):10.2f}")
 
 
 if __name__ == "__main__":

@@ -130,19 +130,15 @@ class Bridge(asyncio.Protocol):
             self._finish_tcp(self._transport)
 
     def conn_reset(self, reason: ResetReason, detail: str) -> None:
-        """The far end is gone: the TCP peer sees a reset, after the bytes that came before it."""
+        """The far end is gone: the TCP peer sees a reset, after the bytes that the kernel has taken."""
         self._reset = True
         self._early.clear()
         if self._connecting is not None:
             self._connecting.cancel()
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             self._over()
-        elif transport.get_write_buffer_size():
-            # uvloop writes at the end of the round: let it try once.
-            asyncio.get_running_loop().call_soon(abort_with_reset, transport)
         else:
-            abort_with_reset(transport)
+            abort_with_reset(self._transport)
 
     def conn_pause(self) -> None:
         """The tunnel is full."""

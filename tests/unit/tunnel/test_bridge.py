@@ -11,8 +11,10 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 import pytest
 
 from tests.unit.tunnel.conftest import Run
+from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import REQUEST, Live, over_pipe, until
 from tproxy.tunnel.bridge import bridge_socket
+from tproxy.tunnel.conn import Conn
 from tproxy.tunnel.credit import START_WINDOW
 
 Maker = Callable[[], AbstractAsyncContextManager[Live]]
@@ -211,6 +213,39 @@ def test_a_client_that_leaves_while_the_app_is_connected_to_leaves_nothing(run: 
                 await until(lambda: live.laptop.stats.connections == 1)
                 reset(writer)
                 await idle(live)
+                await until(lambda: not live.tasks._running)  # the connect was given up
+
+    run(main())
+
+
+def test_last_words_in_one_batch_with_the_reset_reach_the_client(run: Run, tunnel: Maker) -> None:
+    def slam(conn: Conn) -> None:
+        conn.sink = Recorder()
+        conn.accept()
+        conn.write(b"go away")
+        conn.reset()
+
+    async def main() -> None:
+        async with tunnel() as live, live.relay() as port:
+            live.laptop.on_open = slam
+            loop = asyncio.get_running_loop()
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.setblocking(False)
+                assert await loop.sock_recv(client, 100) == b"go away"
+                with pytest.raises(ConnectionResetError):
+                    await loop.sock_recv(client, 100)
+
+    run(main())
+
+
+def test_the_opener_hears_when_the_app_has_answered(run: Run, tunnel: Maker) -> None:
+    async def main() -> None:
+        async with tunnel() as live, through(live, echo):
+            sink = Recorder()
+            sink.conn = live.node.open(REQUEST, sink)
+            await until(lambda: sink.events == ["opened"])
+            sink.conn.write_eof()
+            await until(lambda: sink.events == ["opened", "eof"])
 
     run(main())
 
@@ -248,6 +283,28 @@ def test_bulk_both_ways_at_once_arrives_unchanged(run: Run, tunnel: Maker) -> No
             writer.close()
             await idle(live)
         assert at_app == [expected]
+
+    run(main())
+
+
+def test_a_client_that_pauses_gets_everything_when_it_goes_on(run: Run, tunnel: Maker) -> None:
+    size = 24_000_000
+
+    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(size // 100_000):
+            writer.write(bytes(100_000))
+            await writer.drain()
+
+    async def main() -> None:
+        async with tunnel() as live, through(live, pour) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            await until(lambda: live.laptop.stats.queued > 0)  # nothing moves any more
+            left = size
+            while data := await reader.read(1_000_000):
+                left -= len(data)
+            assert left == 0
+            writer.close()
+            await idle(live)
 
     run(main())
 

@@ -65,6 +65,11 @@ def test_anything_but_one_hello_is_refused(batch: bytes) -> None:
         hello.decode_hello(batch)
 
 
+def test_a_long_first_batch_is_not_even_parsed() -> None:
+    with pytest.raises(HandshakeError, match="first batch is too long"):
+        hello.decode_hello(hello.encode_hello(dataclasses.replace(GOOD, software="s" * hello.MAX_HELLO_BYTES)))
+
+
 @given(st.binary(max_size=300))
 def test_garbage_is_refused(batch: bytes) -> None:
     for decode in (hello.decode_hello, hello.decode_welcome):

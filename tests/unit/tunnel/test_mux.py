@@ -163,6 +163,17 @@ def test_frames_that_crossed_a_reset_are_ignored() -> None:
     assert recorder(peer).events == ["reset reset"]
 
 
+def test_nothing_is_said_about_a_connection_that_the_peer_has_reset() -> None:
+    joined = Joined()
+    conn, _ = joined.open()
+    joined.served[-1].reset()
+    conn.write(b"too late")
+    conn.write_eof()
+    joined.carry_to_node()
+    assert joined.node.outbox.take() == b""
+    assert not joined.node.outbox.waiting
+
+
 def test_frames_that_crossed_the_last_fin_are_ignored() -> None:
     joined = Joined()
     conn, _ = joined.open(lazy=True)

@@ -46,7 +46,9 @@ def test_bulk_connections_share_equally() -> None:
     conns = bulk(joined, 6)
     total: dict[int, int] = {}
     for _ in range(12):
-        for number, size in shares(joined.node.outbox.take()).items():
+        share = shares(joined.node.outbox.take())
+        assert len(share) == 6
+        for number, size in share.items():
             total[number] = total.get(number, 0) + size
     assert max(total.values()) - min(total[conn.id] for conn in conns) <= 2 * QUANTUM
 

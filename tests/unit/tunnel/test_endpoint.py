@@ -90,7 +90,7 @@ def test_statistics(run: Run) -> None:
         conn, _ = both.open()
         conn.write(b"x" * 1000)
         await until(lambda: both.laptop.stats.bytes_in > 1000)
-        assert both.node.stats.bytes_out == both.laptop.stats.bytes_in
+        await until(lambda: both.node.stats.bytes_out == both.laptop.stats.bytes_in)
         assert both.node.stats.connections == both.laptop.stats.connections == 1
         await until(lambda: both.node.stats.rtt > 0)
         conn.reset()

@@ -14,8 +14,8 @@ from tproxy.errors import ClusterError, TproxyError
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import load
 from tproxy.rpc.server import TunnelServer
+from tproxy.steer.choose import open_steering
 from tproxy.steer.port import Steering
-from tproxy.steer.sk_lookup import SkLookup
 from tproxy.version import VERSION
 from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.http import HttpServer
@@ -51,7 +51,7 @@ class Daemon:
         self._relay = Relay(self._sessions.pick, Limits(total=total))
         self._statuses = StatusWriter(self._cluster, options.node)
         self._owners = Owners(self._cluster, self._changed)
-        self._steering = _open_steering()
+        self._steering = _open_steering(options.steering)
         self._lease = Lease(self._steering)
         self._reconciler = Reconciler(
             Parts(
@@ -118,9 +118,9 @@ class Daemon:
         await self._cluster.close()
 
 
-def _open_steering() -> Steering:
+def _open_steering(choice: str) -> Steering:
     try:
-        return SkLookup()
+        return open_steering(choice)
     except TproxyError as error:
         # Whatever is missing, this node cannot do its part.
         raise ClusterError(error.message, error.hint) from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
 
 
@@ -26,6 +27,7 @@ class Options:
     proc: Path
     grpc: Listen
     http: Listen
+    steering: str
     log_level: str
     log_format: str
 
@@ -66,6 +68,12 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         metavar="ADDRESS:PORT",
         help="health and metrics (default: %(default)s)",
     )
+    parser.add_argument(
+        "--steering",
+        choices=CHOICES,
+        default=AUTO,
+        help="how the kernel is told; auto is sk_lookup, or tproxy where the kernel lacks that (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
@@ -79,6 +87,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         proc=found.proc,
         grpc=found.grpc,
         http=found.http,
+        steering=found.steering,
         log_level=found.log_level,
         log_format=found.log_format,
     )

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import cast
 
-from tests.kernel.namespaces import Namespace, until
+from tests.kernel.namespaces import Namespace, family_of, until
+from tproxy.steer.port import Attachment
 
 PORT = 8080
 # asyncio calls listen() again, by default with 100, and the kernel then drops handshakes of a busy test.
@@ -90,6 +91,21 @@ async def ask(place: Namespace, host: str, port: int = PORT, source: tuple[str, 
             return await answer(reader)
     finally:
         await closed(writer)
+
+
+async def ask_upstream(attachment: Attachment, host: str) -> Answer | None:
+    """Who answers to the relay's own connection to `host`."""
+    sock = attachment.upstream(family_of(host), (host, PORT))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (host, PORT))
+        reader, writer = await asyncio.open_connection(sock=sock)
+        found = await answer(reader)
+        await closed(writer)
+        return found
+    except ConnectionRefusedError:
+        return None
+    finally:
+        attachment.release(sock)
 
 
 def endpoint(host: str, port: int) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.backends import BACKENDS
 from tests.kernel.namespaces import Namespaces, PodNetwork
 from tests.kernel.node import Stage, stage
 from tests.kernel.scenes import Play
-from tproxy.steer.sk_lookup import SkLookup
+from tproxy.steer.port import Steering
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +36,16 @@ def network(namespaces: Namespaces) -> PodNetwork:
     return namespaces.make_pod()
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend in turn."""
+    return str(request.param)
+
+
 @pytest.fixture
-def steering() -> Iterator[SkLookup]:
+def steering(backend: str) -> Iterator[Steering]:
     """A backend whose lease holds for a minute."""
-    steering = SkLookup()
+    steering = BACKENDS[backend]()
     try:
         steering.renew(60)
         yield steering

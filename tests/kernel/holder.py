@@ -1,4 +1,4 @@
-"""A process that steers, to be killed by tests: `python -m tests.kernel.holder NETNS_PATH PORT`.
+"""A process that steers, to be killed by tests: `python -m tests.kernel.holder BACKEND NETNS_PATH PORT`.
 
 It renews a lease of 1.5 s from its loop, answers as `tproxy`, and prints `ready` once it steers.
 """
@@ -7,15 +7,15 @@ import asyncio
 import sys
 
 from tests.kernel.answering import serving
+from tests.kernel.backends import BACKENDS
 from tproxy.netns.handle import Netns
 from tproxy.steer.port import SteeredPort
-from tproxy.steer.sk_lookup import SkLookup
 
 LEASE = 1.5  # seconds
 
 
-async def hold(path: str, port: int) -> None:
-    steering = SkLookup()
+async def hold(backend: str, path: str, port: int) -> None:
+    steering = BACKENDS[backend]()
     attachment = steering.attach(Netns.open(path), [SteeredPort(port)])
     async with serving("tproxy", attachment.listeners):
         steering.renew(LEASE)
@@ -26,4 +26,4 @@ async def hold(path: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(hold(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(hold(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -83,10 +83,14 @@ class Namespace:
             # Without the queues' lengths, which change all the time.
             "listeners": "\n".join(sorted(line.split()[3] for line in self.run("ss", "-Htln").splitlines())),
             **{
-                " ".join(command): self.run(*command)
+                " ".join(command): _rules(self.run(*command)) if command[0].endswith("-save") else self.run(*command)
                 for command in (
                     ("iptables-save",),
                     ("ip6tables-save",),
+                    ("iptables-legacy-save",),
+                    ("ip6tables-legacy-save",),
+                    ("bpftool", "net"),
+                    ("ipset", "list", "-name"),
                     ("nft", "list", "ruleset"),
                     ("ip", "rule"),
                     ("ip", "-6", "rule"),
@@ -95,6 +99,11 @@ class Namespace:
                 )
             },
         }
+
+
+def _rules(saved: str) -> str:
+    """Rules and chains; no dates and counters, nor the frames of tables that stay in the kernel without any."""
+    return "\n".join(line for line in saved.splitlines() if line.startswith("-A") or " - [" in line)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ import pytest
 from tests.kernel.answering import PORT, answer, closed, serving
 from tests.kernel.hammer import Hammer
 from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, POD_IP4, POD_IP6, Namespace, PodNetwork
-from tproxy.steer.port import SteeredPort
-from tproxy.steer.sk_lookup import SkLookup
+from tproxy.steer.port import SteeredPort, Steering
 
 PORTS = [SteeredPort(PORT)]
 
 
 @pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
-def test_attach_and_detach_under_load(network: PodNetwork, steering: SkLookup, host: str) -> None:
+def test_attach_and_detach_under_load(network: PodNetwork, steering: Steering, host: str) -> None:
     async def scenario() -> None:
         with contextlib.closing(network.pod.listen("::", PORT)) as app:
             async with serving("app", [app]), Hammer(network.outside, host, workers=32) as hammer:
@@ -58,7 +57,7 @@ class _HalfOpen:
 
 
 @pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
-def test_handshakes_begun_before_detach_are_waited_for(network: PodNetwork, steering: SkLookup, host: str) -> None:
+def test_handshakes_begun_before_detach_are_waited_for(network: PodNetwork, steering: Steering, host: str) -> None:
     async def scenario() -> None:
         clients = _HalfOpen(network.outside, host)
         with contextlib.closing(network.pod.listen("::", PORT)) as app:
@@ -89,7 +88,7 @@ def test_handshakes_begun_before_detach_are_waited_for(network: PodNetwork, stee
     asyncio.run(scenario())
 
 
-def test_the_accept_queue_is_waited_for(network: PodNetwork, steering: SkLookup) -> None:
+def test_the_accept_queue_is_waited_for(network: PodNetwork, steering: Steering) -> None:
     async def scenario() -> None:
         attachment = steering.attach(network.pod.netns, PORTS)
         client = await network.outside.connect(POD_IP4, PORT)
@@ -104,7 +103,7 @@ def test_the_accept_queue_is_waited_for(network: PodNetwork, steering: SkLookup)
     asyncio.run(scenario())
 
 
-def test_closing_ends_a_drain(network: PodNetwork, steering: SkLookup) -> None:
+def test_closing_ends_a_drain(network: PodNetwork, steering: Steering) -> None:
     async def scenario() -> None:
         attachment = steering.attach(network.pod.netns, PORTS)
         with await network.outside.connect(POD_IP4, PORT):
@@ -118,7 +117,7 @@ def test_closing_ends_a_drain(network: PodNetwork, steering: SkLookup) -> None:
     asyncio.run(scenario())
 
 
-def test_a_drain_that_cannot_look_takes_its_time(network: PodNetwork, steering: SkLookup) -> None:
+def test_a_drain_that_cannot_look_takes_its_time(network: PodNetwork, steering: Steering) -> None:
     async def scenario() -> None:
         attachment = steering.attach(network.pod.netns, PORTS)
         attachment.stop()

@@ -16,8 +16,7 @@ from tests.kernel.answering import PORT, ask, endpoint, serving
 from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, PodNetwork, until
 from tests.kernel.scenes import open_connection
 from tests.unit.node.streams import tunnel
-from tproxy.steer.port import SteeredPort
-from tproxy.steer.sk_lookup import SkLookup
+from tproxy.steer.port import SteeredPort, Steering
 from tproxy.tunnel.conn import Conn
 from tproxy.tunnel.endpoint import Endpoint
 
@@ -50,7 +49,7 @@ class Echo:
 class Scene:
     """A relay for one pod, and one session with a stream."""
 
-    def __init__(self, network: PodNetwork, steering: SkLookup, limits: Limits) -> None:
+    def __init__(self, network: PodNetwork, steering: Steering, limits: Limits) -> None:
         self.network = network
         self.stream: Endpoint | None
         self.stream, self.laptop = tunnel()
@@ -69,7 +68,7 @@ Play = Callable[..., None]
 
 
 @pytest.fixture
-def play(network: PodNetwork, steering: SkLookup) -> Play:
+def play(network: PodNetwork, steering: Steering) -> Play:
     """Runs a scenario on the event loop that the daemon uses."""
 
     def run(scenario: Scenario, limits: Limits | None = None) -> None:

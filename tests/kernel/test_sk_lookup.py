@@ -1,214 +1,26 @@
-"""What clients and apps see of steering, on the real kernel."""
+"""What only the sk_lookup backend does."""
 
 import asyncio
 import contextlib
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.answering import PORT, Answer, answer, ask, closed, endpoint, serving
-from tests.kernel.namespaces import (
-    OUTSIDE_IP4,
-    OUTSIDE_IP6,
-    POD_IP4,
-    POD_IP6,
-    Namespace,
-    Namespaces,
-    PodNetwork,
-    family_of,
-    run,
-    until,
-)
-from tproxy.steer.port import Attachment, Counters, SteeredPort
-from tproxy.steer.sk_lookup import SkLookup
+from tests.kernel.answering import PORT, ask, ask_upstream, serving
+from tests.kernel.namespaces import POD_IP4, POD_IP6, PodNetwork, run, until
+from tproxy.steer.port import Counters, SteeredPort, Steering
 
 PORTS = [SteeredPort(PORT)]
-DESTINATIONS = ("127.0.0.1", POD_IP4, "::1", POD_IP6)
-SOURCES = {POD_IP4: OUTSIDE_IP4, POD_IP6: OUTSIDE_IP6}
 
 
-async def ask_everywhere(network: PodNetwork) -> dict[tuple[str, str], Answer | None]:
-    """Who answers, by client place and destination, at every destination that the place can mean."""
-    places = [("inside", network.pod, host) for host in DESTINATIONS]
-    places += [("outside", network.outside, host) for host in (POD_IP4, POD_IP6)]
-    return {(name, host): await ask(place, host) for name, place, host in places}
-
-
-async def ask_upstream(attachment: Attachment, host: str) -> Answer | None:
-    """Who answers to the relay's own connection to `host`."""
-    sock = attachment.upstream(family_of(host), (host, PORT))
-    try:
-        await asyncio.get_running_loop().sock_connect(sock, (host, PORT))
-        reader, writer = await asyncio.open_connection(sock=sock)
-        found = await answer(reader)
-        await closed(writer)
-        return found
-    except ConnectionRefusedError:
-        return None
-    finally:
-        attachment.release(sock)
-
-
-def who(answers: dict[tuple[str, str], Answer | None]) -> dict[tuple[str, str], str | None]:
-    return {key: found.who if found else None for key, found in answers.items()}
-
-
-@pytest.mark.parametrize(
-    ("host", "only_ip6"),
-    [
-        ("127.0.0.1", False),
-        (POD_IP4, False),
-        ("0.0.0.0", False),
-        ("::1", True),
-        (POD_IP6, True),
-        ("::", True),
-        ("::", False),
-    ],
-)
-def test_every_way_to_listen(network: PodNetwork, steering: SkLookup, host: str, only_ip6: bool) -> None:
-    """Steered: we get all of it, and know who meant what. Not steered, and for ourselves: as without us."""
-
-    async def scenario() -> None:
-        app = network.pod.listen(host, PORT, only_ip6=only_ip6)
-        async with serving("app", [app]):
-            before = await ask_everywhere(network)
-            assert "app" in who(before).values()
-
-            steering.renew(0)
-            attachment = steering.attach(network.pod.netns, PORTS)
-            async with serving("tproxy", attachment.listeners):
-                assert who(await ask_everywhere(network)) == who(before), "without a lease the app serves"
-
-                steering.renew(60)
-                steered = await ask_everywhere(network)
-                assert set(who(steered).values()) == {"tproxy"}
-                for (place, destination), found in steered.items():
-                    assert found is not None
-                    assert found.destination == endpoint(destination, PORT)
-                    source = SOURCES[destination] if place == "outside" else destination
-                    assert found.source.split("|")[0] == source
-
-                for destination in DESTINATIONS:
-                    own = await ask_upstream(attachment, destination)
-                    expected = before["inside", destination]
-                    assert (own and own.who) == (expected and expected.who), destination
-                    assert own is None or expected is None or own.destination == expected.destination
-
-                attachment.stop()
-                assert who(await ask_everywhere(network)) == who(before), "after stop the app serves"
-            assert attachment.counters() == {PORT: Counters(steered=6, own=4, lease_expired=6)}
-            attachment.close()
-        app.close()
-
-    asyncio.run(scenario())
-
-
-def test_established_connections_stay_where_they_are(network: PodNetwork, steering: SkLookup) -> None:
-    async def echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes) -> bool:
-        writer.write(text)
-        async with asyncio.timeout(5):
-            return await reader.readexactly(len(text)) == text
-
-    async def scenario() -> None:
-        with contextlib.closing(network.pod.listen("::", PORT)) as app:
-            async with serving("app", [app]):
-                connect = [await network.outside.connect(host, PORT) for host in (POD_IP4, POD_IP6)]
-                old = [await asyncio.open_connection(sock=sock) for sock in connect]
-                assert [(await answer(reader)).who for reader, _ in old] == ["app", "app"]
-
-                attachment = steering.attach(network.pod.netns, PORTS)
-                async with serving("tproxy", attachment.listeners):
-                    assert all([await echoes(*streams, b"attached") for streams in old])
-                    connect = [await network.outside.connect(host, PORT) for host in (POD_IP4, POD_IP6)]
-                    stolen = [await asyncio.open_connection(sock=sock) for sock in connect]
-                    assert [(await answer(reader)).who for reader, _ in stolen] == ["tproxy", "tproxy"]
-                    attachment.stop()
-                    attachment.close()
-                    assert all([await echoes(*streams, b"detached") for streams in old + stolen])
-                for _, writer in old + stolen:
-                    await closed(writer)
-
-    asyncio.run(scenario())
-
-
-def test_other_ports_are_none_of_our_business(network: PodNetwork, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        other = PORT + 1
-        with contextlib.closing(network.pod.listen("::", other)) as app:
-            attachment = steering.attach(network.pod.netns, PORTS)
-            async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                assert [(await ask(network.outside, host, other)).who for host in (POD_IP4, POD_IP6)] == ["app"] * 2
-
-                attachment.set_ports([SteeredPort(other)])
-                assert attachment.ports == {SteeredPort(other)}
-                assert (await ask(network.outside, POD_IP4, other)).who == "tproxy"
-                assert await ask(network.outside, POD_IP4, PORT) is None, "nobody listens there, and we don't either"
-
-                attachment.set_ports([SteeredPort(PORT), SteeredPort(other)])
-                assert (await ask(network.outside, POD_IP4, PORT)).who == "tproxy"
-                attachment.set_ports(PORTS)
-                attachment.set_ports([SteeredPort(PORT), SteeredPort(other)])
-                await ask(network.outside, POD_IP6, other)
-                assert attachment.counters() == {PORT: Counters(steered=1), other: Counters(steered=2)}
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", POD_IP4, "::1", POD_IP6])
-def test_many_own_connections_at_once(network: PodNetwork, steering: SkLookup, host: str) -> None:
-    """The daemon is in another namespace than the pod; none of its connections comes back to it."""
-    count = 300
-
-    async def scenario() -> None:
-        with contextlib.closing(network.pod.listen("::", PORT)) as app:
-            attachment = steering.attach(network.pod.netns, PORTS)
-            async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                answers = await asyncio.gather(*[ask_upstream(attachment, host) for _ in range(count)])
-                assert [found.who for found in answers if found] == ["app"] * count
-                assert len({found.source for found in answers if found}) == count
-                steered = await asyncio.gather(*[ask(network.pod, host) for _ in range(20)])
-                assert {found.who for found in steered if found} == {"tproxy"}
-                assert attachment.counters()[PORT] == Counters(own=count, steered=20)
-
-    asyncio.run(scenario())
-
-
-def test_an_exemption_is_for_one_source_and_ends_with_release(network: PodNetwork, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        with contextlib.closing(network.pod.listen("::", PORT)) as app:
-            attachment = steering.attach(network.pod.netns, PORTS)
-            async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                sock = attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
-                port = sock.getsockname()[1]
-                assert sock.getsockname()[0] == POD_IP4
-                # The same port of other addresses is somebody else's.
-                assert (await ask(network.pod, "127.0.0.1", source=("127.0.0.1", port))).who == "tproxy"
-                assert (await ask(network.outside, POD_IP4, source=(OUTSIDE_IP4, port))).who == "tproxy"
-                attachment.release(sock)
-                assert sock.fileno() == -1
-                assert (await ask(network.pod, POD_IP4, source=(POD_IP4, port))).who == "tproxy"
-
-    asyncio.run(scenario())
-
-
-def test_own_connections_through_mapped_addresses(network: PodNetwork, steering: SkLookup) -> None:
-    """An IPv6 socket that connects to a mapped address sends IPv4 packets: those are exempt."""
-
-    async def scenario() -> None:
-        with contextlib.closing(network.pod.listen("0.0.0.0", PORT)) as app:
-            attachment = steering.attach(network.pod.netns, PORTS)
-            async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                found = await ask_upstream(attachment, f"::ffff:{POD_IP4}")
-                assert found is not None
-                assert found.who == "app"
-
-    asyncio.run(scenario())
+@pytest.fixture
+def backend() -> str:
+    return "sk_lookup"
 
 
 @pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
-def test_syn_cookies(network: PodNetwork, steering: SkLookup, host: str) -> None:
+def test_syn_cookies(network: PodNetwork, steering: Steering, host: str) -> None:
     """The kernel keeps no handshake, so the packet that ends it is looked up like the one that begins it."""
 
     async def scenario() -> None:
@@ -225,73 +37,7 @@ def test_syn_cookies(network: PodNetwork, steering: SkLookup, host: str) -> None
     asyncio.run(scenario())
 
 
-def test_released_twice_or_after_close_is_harmless(network: PodNetwork, steering: SkLookup) -> None:
-    attachment = steering.attach(network.pod.netns, PORTS)
-    first, second = (attachment.upstream(socket.AF_INET, (POD_IP4, PORT)) for _ in range(2))
-    attachment.release(first)
-    attachment.release(first)
-    attachment.close()
-    attachment.release(second)
-    attachment.stop()
-    attachment.close()
-    assert second.fileno() == -1
-    assert attachment.counters() == {PORT: Counters()}
-
-
-def test_lease(network: PodNetwork, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        with contextlib.closing(network.pod.listen("::", PORT)) as app:
-            attachment = steering.attach(network.pod.netns, PORTS)
-            async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                renewed = time.monotonic()
-                steering.renew(0.5)
-                answers = {}
-                while (began := time.monotonic()) < renewed + 0.7:
-                    answers[began - renewed] = ((await ask(network.outside, POD_IP4)).who, time.monotonic() - renewed)
-                assert {answer for answer, ended in answers.values() if ended < 0.5} == {"tproxy"}
-                # Renewing itself takes a moment.
-                assert {answer for began, (answer, _) in answers.items() if began > 0.55} == {"app"}
-                steering.renew(60)
-                assert (await ask(network.outside, POD_IP4)).who == "tproxy"
-
-    asyncio.run(scenario())
-
-
-def test_one_lease_for_all_pods(namespaces: Namespaces, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        networks = [namespaces.make_pod() for _ in range(2)]
-        attachments = [steering.attach(network.pod.netns, PORTS) for network in networks]
-        async with contextlib.AsyncExitStack() as stack:
-            for network, attachment in zip(networks, attachments, strict=True):
-                app = stack.enter_context(contextlib.closing(network.pod.listen("::", PORT)))
-                await stack.enter_async_context(serving("app", [app]))
-                await stack.enter_async_context(serving("tproxy", attachment.listeners))
-            assert [(await ask(network.outside, POD_IP6)).who for network in networks] == ["tproxy"] * 2
-            steering.renew(0)
-            assert [(await ask(network.outside, POD_IP6)).who for network in networks] == ["app"] * 2
-
-    asyncio.run(scenario())
-
-
-def test_pod_without_ip6(namespaces: Namespaces, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        pod = namespaces.make("pod")
-        pod.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-        attachment = steering.attach(pod.netns, PORTS)
-        assert [listener.family for listener in attachment.listeners] == [socket.AF_INET]
-        async with serving("tproxy", attachment.listeners):
-            assert (await ask(pod, "127.0.0.1")).who == "tproxy"
-            # Should IPv6 be switched on after all: no listener, so the app gets it, and it is counted.
-            pod.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0")
-            with contextlib.closing(pod.listen("::1", PORT)) as app:
-                async with serving("app", [app]):
-                    assert (await ask(pod, "::1")).who == "app"
-        assert attachment.counters()[PORT] == Counters(steered=1, no_listener=1)
-
-    asyncio.run(scenario())
-
-
-def test_closed_listener_fails_open(network: PodNetwork, steering: SkLookup) -> None:
+def test_closed_listener_fails_open(network: PodNetwork, steering: Steering) -> None:
     async def scenario() -> None:
         with contextlib.closing(network.pod.listen("::", PORT)) as app:
             attachment = steering.attach(network.pod.netns, PORTS)
@@ -304,57 +50,7 @@ def test_closed_listener_fails_open(network: PodNetwork, steering: SkLookup) -> 
     asyncio.run(scenario())
 
 
-def test_the_newest_attachment_takes_over(network: PodNetwork, steering: SkLookup) -> None:
-    """As when a daemon starts while its predecessor still lives; neither sees the other's own connections."""
-
-    async def scenario() -> None:
-        with contextlib.closing(network.pod.listen("::", PORT)) as app, contextlib.closing(SkLookup()) as newer:
-            newer.renew(60)
-            first = steering.attach(network.pod.netns, PORTS)
-            async with serving("app", [app]), serving("first", first.listeners):
-                assert (await ask(network.outside, POD_IP4)).who == "first"
-                second = newer.attach(network.pod.netns, PORTS)
-                async with serving("second", second.listeners):
-                    assert (await ask(network.outside, POD_IP4)).who == "second"
-                    for attachment in (first, second):
-                        for host in DESTINATIONS:
-                            found = await ask_upstream(attachment, host)
-                            assert found is not None
-                            # The older one has no say any more, so nothing exempts its connections.
-                            assert found.who == ("app" if attachment is second else "second")
-                    assert network.pod.state()["links"].count("sk_lookup") == 1
-                    first.stop()
-                    first.close()
-                    assert (await ask(network.outside, POD_IP6)).who == "second"
-                    second.stop()
-                    assert (await ask(network.outside, POD_IP6)).who == "app"
-                    second.close()
-
-    asyncio.run(scenario())
-
-
-def test_the_newest_attachment_leaves_other_pods_alone(namespaces: Namespaces, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        one, other = namespaces.make_pod(), namespaces.make_pod()
-        kept = steering.attach(other.pod.netns, PORTS)
-        steering.attach(one.pod.netns, PORTS)
-        steering.attach(one.pod.netns, PORTS)
-        async with serving("kept", kept.listeners):
-            assert (await ask(other.outside, POD_IP4)).who == "kept"
-
-    asyncio.run(scenario())
-
-
-def test_the_namespace_may_go_first(namespaces: Namespaces, steering: SkLookup) -> None:
-    network = namespaces.make_pod()
-    attachment = steering.attach(network.pod.netns, PORTS)
-    namespaces.close()
-    attachment.stop()
-    attachment.close()
-    assert attachment.counters() == {PORT: Counters()}
-
-
-def test_nothing_is_left(network: PodNetwork, steering: SkLookup) -> None:
+def test_nothing_is_left(network: PodNetwork, steering: Steering) -> None:
     """Kernel objects carry our name while they exist, and descriptors and links are given back."""
 
     def descriptors() -> int:
@@ -376,40 +72,7 @@ def test_nothing_is_left(network: PodNetwork, steering: SkLookup) -> None:
     asyncio.run(until(one_link))
 
 
-def test_a_listener_of_ours_is_not_reachable_from_outside(network: PodNetwork, steering: SkLookup) -> None:
-    async def scenario() -> None:
-        attachment = steering.attach(network.pod.netns, PORTS)
-        port = attachment.listeners[0].getsockname()[1]
-        place: Namespace = network.outside
-        assert await ask(place, POD_IP4, port) is None
-
-    asyncio.run(scenario())
-
-
-def test_our_own_listener_is_no_destination(network: PodNetwork, steering: SkLookup) -> None:
-    """A connection to it, passed on to where its client meant, would come back for ever."""
-    attachment = steering.attach(network.pod.netns, PORTS)
-    for listener in attachment.listeners:
-        with pytest.raises(ConnectionRefusedError):
-            attachment.upstream(listener.family, listener.getsockname()[:2])
-
-
-def test_our_listeners_keep_off_the_ports_of_the_app(network: PodNetwork, steering: SkLookup) -> None:
-    """The app may start after us, on a port that the kernel also gives out by itself."""
-    ports = range(40000, 40008)
-    network.pod.run("sysctl", "-qw", f"net.ipv4.ip_local_port_range={ports[0]} {ports[-1]}")
-    attachment = steering.attach(network.pod.netns, map(SteeredPort, ports[:-1]))
-    assert [listener.getsockname()[1] for listener in attachment.listeners] == [ports[-1]] * 2
-
-
-def test_our_own_connections_do_not_keep_the_app_from_its_port(network: PodNetwork, steering: SkLookup) -> None:
-    attachment = steering.attach(network.pod.netns, PORTS)
-    sock = attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
-    network.pod.listen("0.0.0.0", sock.getsockname()[1]).close()
-    attachment.release(sock)
-
-
-def test_sources_are_never_shared_and_run_out_with_an_error(network: PodNetwork, steering: SkLookup) -> None:
+def test_sources_are_never_shared_and_run_out_with_an_error(network: PodNetwork, steering: Steering) -> None:
     network.pod.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40099")
     attachment = steering.attach(network.pod.netns, PORTS)
     sockets = []

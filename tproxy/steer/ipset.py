@@ -24,8 +24,9 @@ _PORT, _PORT_TO, _TIMEOUT, _DATA_FLAGS = 4, 5, 6, 8
 _NAME, _PACKETS = 18, 25
 _WITH_COUNTERS = 1 << 3
 _NAMES_ONLY = 1 << 1
+_FIRST_OWN_ERROR = 4096
 _ERROR_FIND_TYPE = 4098
-_BUSY = 4100
+_ERROR_BUSY = 4100
 
 
 class IpSets:
@@ -60,7 +61,7 @@ class IpSets:
         try:
             self._command(_DELETE, _set(name) + attribute(_DATA | _NESTED, _text(_NAME, member)))
         except OSError as error:
-            if error.errno < _ERROR_FIND_TYPE:
+            if (error.errno or 0) < _FIRST_OWN_ERROR:
                 raise
 
     def flush(self, name: str) -> None:
@@ -74,7 +75,7 @@ class IpSets:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno == _BUSY:
+            if error.errno == _ERROR_BUSY:
                 raise OSError(errno.EBUSY, f"ipset {name} is in use") from error
             raise
 

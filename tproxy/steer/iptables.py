@@ -15,8 +15,8 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tproxy.errors import TproxyError
 from tproxy.netns.handle import Netns
+from tproxy.steer.diagnosis import explain_plainly
 from tproxy.steer.emptying import emptied
 from tproxy.steer.ipset import IpSets, adding
 from tproxy.steer.iptables_client import Rules
@@ -45,6 +45,7 @@ class TproxyAttachment:
         self._deadline = 0.0
         self._rules: Rules | None = None
         self._resources = contextlib.ExitStack()
+        self._taken_over = False
         self._stopped = False
         self._closed = False
 
@@ -74,7 +75,7 @@ class TproxyAttachment:
                 for port in wanted - self._ports:
                     self._add(port)
         except OSError as error:
-            raise TproxyError(f"cannot steer these ports: {error.strerror or error}") from error
+            raise explain_plainly(error, "steer these ports") from error
         self._ports = wanted
         self._message = (0, b"")
         self._extend()
@@ -139,7 +140,7 @@ class TproxyAttachment:
         self._extend()
 
     def _extend(self) -> None:
-        if self._stopped:
+        if self._stopped or self._taken_over:
             return
         # The kernel counts in seconds, and would take 0 for ever.
         seconds = math.ceil(round(self._deadline - time.monotonic(), 3))
@@ -162,7 +163,9 @@ class TproxyAttachment:
         try:
             yield
         except FileNotFoundError:
-            log.warning("a newer attachment has taken over", extra={"netns": self._netns.id.inode, "rate_key": "taken"})
+            if not self._taken_over:
+                log.warning("a newer attachment has taken over", extra={"netns": self._netns.id.inode})
+            self._taken_over = True
 
     def stop(self) -> None:
         if self._stopped:
@@ -207,8 +210,7 @@ class Tproxy:
         try:
             return self._attach(netns, frozenset(ports))
         except OSError as error:
-            message = f"cannot steer in the network namespace {netns.id.inode}: {error.strerror or error}"
-            raise TproxyError(message) from error
+            raise explain_plainly(error, f"steer in the network namespace {netns.id.inode}") from error
 
     def _attach(self, netns: Netns, wanted: frozenset[SteeredPort]) -> TproxyAttachment:
         with contextlib.ExitStack() as undo:

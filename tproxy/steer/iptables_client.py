@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.errors import TproxyError
+from tproxy.errors import DeniedError, TproxyError
 from tproxy.netns.handle import Netns
+from tproxy.steer.diagnosis import explain_plainly
 from tproxy.steer.iptables_helper import LARGEST_MESSAGE
 from tproxy.steer.iptables_layout import Names
 
@@ -25,7 +26,9 @@ START_SECONDS = 15.0
 INSTALL_SECONDS = 3.0
 END_SECONDS = 5.0
 
-HINT = "a node needs iptables (legacy), ipset and TPROXY in its kernel: `modprobe -a ip_tables xt_TPROXY ip_set_list_set`"
+HINT = (
+    "a node needs iptables (legacy), ipset and TPROXY in its kernel: `modprobe -a ip_tables xt_TPROXY ip_set_list_set`"
+)
 
 
 class Rules:
@@ -36,10 +39,13 @@ class Rules:
         self._installed: dict[str, Netns] = {}
         self._start()
         try:
-            if error := self._answer("", time.monotonic() + START_SECONDS):
-                raise TproxyError(f"cannot steer with iptables: {error}", HINT)
-        except BaseException:
+            error = self._answer("", time.monotonic() + START_SECONDS)
+            if error is not None:
+                raise error
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise _explained(0, str(error)) from error
             raise
 
     def install(self, names: Names, netns: Netns, listeners: Mapping[int, int]) -> None:
@@ -50,14 +56,12 @@ class Rules:
             self._send({"do": "install", "chain": names.chain, "listeners": dict(listeners)}, netns)
             error = self._answer(names.chain, time.monotonic() + INSTALL_SECONDS)
         except OSError as lost:
-            error = f"the process that keeps the rules: {lost}"
             self._restart()
             self.remove(names)
-        else:
-            if error:
-                self._forget(names.chain)
-        if error:
-            raise TproxyError(f"cannot steer with iptables: {error}", HINT)
+            raise _explained(0, f"the process that keeps the rules: {lost}") from lost
+        if error is not None:
+            self._forget(names.chain)
+            raise error
 
     def remove(self, names: Names) -> None:
         """Undo `install`, in the background. Never raises."""
@@ -110,8 +114,8 @@ class Rules:
     def _send(self, request: dict[str, Any], netns: Netns | None = None) -> None:
         socket.send_fds(self._socket, [json.dumps(request).encode()], [] if netns is None else [netns.fileno()])
 
-    def _answer(self, chain: str, deadline: float) -> str:
-        """What it says about `chain`, empty if all is well. Raises OSError if it says nothing in time."""
+    def _answer(self, chain: str, deadline: float) -> TproxyError | None:
+        """What went wrong with `chain`. Raises OSError if it says nothing in time."""
         while True:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
@@ -122,7 +126,7 @@ class Rules:
                 raise ConnectionResetError("it has ended unexpectedly")
             answer = json.loads(message)
             if answer["chain"] == chain:
-                return str(answer["error"])
+                return _explained(answer["errno"], answer["error"]) if answer["error"] else None
             self._heard(answer)
 
     def _heard(self, answer: dict[str, Any]) -> None:
@@ -135,3 +139,8 @@ class Rules:
         netns = self._installed.pop(chain, None)
         if netns is not None:
             netns.close()
+
+
+def _explained(number: int, text: str) -> TproxyError:
+    explained = explain_plainly(OSError(number, text), "steer with iptables rules")
+    return explained if isinstance(explained, DeniedError) else TproxyError(explained.message, HINT)

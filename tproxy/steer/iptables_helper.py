@@ -10,6 +10,7 @@ The rules themselves are the work of processes that it forks, one for a namespac
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import os
 import signal
@@ -30,7 +31,11 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class RulesError(Exception):
-    """What the kernel or iptables had against it."""
+    """What the kernel or iptables had against it; `errno` is 0 where nobody knows."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.errno = number
 
 
 @dataclass(slots=True)
@@ -63,12 +68,18 @@ class Helper:
                 for counting in (names.steered, names.own, names.late):
                     place.sets.create_list(counting)
                 _change(netns, "install", names, listeners)
-                for other in {owner(name) for name in place.sets.names()} - {None, names}:
-                    assert other is not None
-                    _destroy_sets(place.sets, other)
         except (OSError, RulesError) as error:
             self.remove(names)
-            raise RulesError(str(error)) from error
+            text = (error.strerror or "") if isinstance(error, OSError) else str(error)
+            raise RulesError(text, error.errno or 0) from error
+
+    def sweep(self, names: Names) -> list[str]:
+        """After `install`: destroy the sets of those whose rules it has replaced, and say what went wrong."""
+        place = self._places[names.chain]
+        errors: list[str] = []
+        for other in {found for name in place.sets.names() if (found := owner(name))} - {names}:
+            _attempt(errors, functools.partial(_destroy_sets, place.sets, other))
+        return errors
 
     def adopt(self, names: Names, netns: Netns) -> None:
         """Be answerable for what another helper of the same daemon has installed."""
@@ -89,7 +100,7 @@ class Helper:
     def end(self) -> None:
         """Undo everything, and first of all what makes a difference to clients."""
         for place in self._places.values():
-            _attempt([], lambda place=place: place.sets.flush(place.names.lease))  # type: ignore[misc]
+            _attempt([], functools.partial(place.sets.flush, place.names.lease))
         for place in list(self._places.values()):
             for error in self.remove(place.names):
                 print(f"tproxy: undoing {place.names.chain}: {error}", file=sys.stderr)
@@ -110,9 +121,9 @@ def _destroy_sets(sets: IpSets, names: Names) -> None:
     ours = [name for name in sets.names() if owner(name) == names]
     lists = [name for name in (names.lease, names.steered, names.own, names.late) if name in ours]
     for name in lists:
-        _attempt(errors, lambda name=name: sets.flush(name))  # type: ignore[misc]
+        _attempt(errors, functools.partial(sets.flush, name))
     for name in ours:
-        _attempt(errors, lambda name=name: sets.destroy(name))  # type: ignore[misc]
+        _attempt(errors, functools.partial(sets.destroy, name))
     if errors:
         raise RulesError("; ".join(errors))
 
@@ -148,8 +159,7 @@ def _change(netns: Netns, what: str, names: Names, listeners: Mapping[int, int])
     """`install` or `remove` in each family, at the same time. Raises RulesError."""
 
     def change(family: int, port: int) -> None:
-        # Only here: what it has loaded for one family stands in the way of the other.
-        from tproxy.steer.iptables_rules import Mangle
+        from tproxy.steer.iptables_rules import Mangle  # the daemon imports this module, and has not loaded the library
 
         with netns.entered():
             table = Mangle(socket.AddressFamily(family))
@@ -173,7 +183,8 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
         work()
         status = 0
     except BaseException as error:
-        os.write(write, f"{type(error).__name__}: {error}".encode()[:4096])
+        number = getattr(error, "errno", 0)
+        os.write(write, f"{number} {type(error).__name__}: {error}".encode()[:4096])
     finally:
         # Not exit: python-iptables commits its tables once more when they are collected.
         os._exit(status)
@@ -182,15 +193,18 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
 def _wait(children: Sequence[tuple[int, int]]) -> None:
     """Raises RulesError with what any of them had to say."""
     complaints = []
+    number = 0
     for pid, read in children:
         with os.fdopen(read, "rb") as pipe:
             complaint = pipe.read().decode(errors="replace")
         _, status = os.waitpid(pid, 0)
         if complaint or status:
-            ended = f"the process that changes the rules ended with status {os.waitstatus_to_exitcode(status)}"
-            complaints.append(complaint or ended)
+            ended = f"0 the process that changes the rules ended with status {os.waitstatus_to_exitcode(status)}"
+            found, _, text = (complaint or ended).partition(" ")
+            number = number or int(found)
+            complaints.append(text)
     if complaints:
-        raise RulesError("; ".join(complaints))
+        raise RulesError("; ".join(complaints), number)
 
 
 def probe() -> None:
@@ -207,17 +221,19 @@ def _serve(daemon: socket.socket) -> None:
     """Do as the daemon says, in order, until it is gone."""
     helper = Helper()
 
-    def answer(chain: str, error: str = "") -> None:
+    def answer(chain: str, error: str = "", number: int = 0) -> None:
         with contextlib.suppress(OSError):  # a daemon that has gone meanwhile shows in the next receive
-            daemon.send(json.dumps({"chain": chain, "error": error}).encode())
+            daemon.send(json.dumps({"chain": chain, "error": error, "errno": number}).encode())
 
     try:
         iptables_library.load()
         probe()
-    except (iptables_library.LibraryError, RulesError) as error:
-        answer("", str(error))
-        return
+    except iptables_library.LibraryError as error:
+        return answer("", str(error))
+    except RulesError as error:
+        return answer("", str(error), error.errno)
     answer("")
+    gc.freeze()  # what is loaded stays: children need no copies of its pages
     try:
         while True:
             message, descriptors, _, _ = socket.recv_fds(daemon, LARGEST_MESSAGE, 1)
@@ -234,8 +250,10 @@ def _serve(daemon: socket.socket) -> None:
                     listeners = {int(family): port for family, port in request["listeners"].items()}
                     helper.install(names, Netns(descriptors[0]), listeners)
                     answer(names.chain)
+                    for complaint in helper.sweep(names):
+                        print(f"tproxy: sweeping: {complaint}", file=sys.stderr)
             except (OSError, RulesError) as error:
-                answer(names.chain, str(error))
+                answer(names.chain, str(error), error.errno or 0)
     except ConnectionError:
         return
     finally:

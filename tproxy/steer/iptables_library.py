@@ -1,7 +1,7 @@
 """Loads python-iptables without its search for libraries.
 
-It runs ldconfig, and gcc and ld where there are any, for each library, and again for the directory of extensions: half a
-second, and none of them is in a container image. The dynamic linker finds libraries by their names.
+It runs ldconfig, and gcc and ld where there are any, for each library, and ldconfig again for the directory of
+extensions. That takes half a second, and none of them is in a container image. The dynamic linker knows them by name.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ class LibraryError(Exception):
 
 
 def load() -> None:
-    """Import `iptc`. Raises LibraryError."""
+    """Import `iptables_rules`, and iptc with it. Raises LibraryError."""
     if not sys.platform.startswith("linux"):
         raise LibraryError("it is Linux only")
     missing = [name for name in _SONAMES if _find(name) is None]
@@ -36,7 +36,7 @@ def load() -> None:
     os.environ.setdefault("XTABLES_LIBDIR", str(extensions))
     ctypes.util.find_library = _find
     try:
-        import iptc  # noqa: F401
+        from tproxy.steer import iptables_rules  # noqa: F401
     except Exception as error:  # it raises whatever occurs to it
         raise LibraryError(f"python-iptables does not load: {error}") from error
 

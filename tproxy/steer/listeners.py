@@ -46,8 +46,6 @@ def _open_listener(
     listener = netns.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
-        if transparent:
-            listener.setsockopt(*_TRANSPARENT[family], 1)
         if family == socket.AF_INET6:
             # IPv4 has its own listener, whose accepted sockets speak of plain addresses, not mapped ones.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -57,6 +55,9 @@ def _open_listener(
             another = _open_listener(netns, family, avoid, transparent)
             listener.close()
             return another
+        if transparent:
+            # Only now: a transparent socket may bind to ::1 also where IPv6 is switched off.
+            listener.setsockopt(*_TRANSPARENT[family], 1)
         # Accepted sockets inherit it. They hold the intercepted port, and without it an app that starts anew while one
         # of them is open could not bind. (Only now: before bind the kernel might choose a port in use.)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

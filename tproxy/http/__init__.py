@@ -1,0 +1,1 @@
+"""What HTTP and TLS say in their first bytes; pure, no sockets."""

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import WSMsgType, web
 
@@ -22,8 +23,11 @@ Dial = Callable[[str, str, int], Awaitable[socket.socket]]
 """namespace, pod, port -> a connected socket inside the pod's namespace. Raises OSError or TproxyError."""
 
 SUBPROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
-CHUNK_BYTES = 256 * 1024
+WAITING_BYTES = 256 * 1024
+"""What may wait to be sent to a client before its pod is read no further."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+_BINARY_MESSAGE = b"\x82"  # the first byte of a whole binary message, RFC 6455 section 5.2
 
 
 def requested_ports(http: web.Request) -> list[int]:
@@ -39,15 +43,19 @@ def requested_ports(http: web.Request) -> list[int]:
 
 async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamResponse:
     """Answer a port-forward request. Raises BadRequestError if the pod doesn't run or this is no WebSocket."""
+    ws = web.WebSocketResponse(protocols=SUBPROTOCOLS, compress=False, max_msg_size=MAX_MESSAGE_BYTES)
+    handshake = ws.can_prepare(http)
+    if not handshake or ("Sec-WebSocket-Protocol" in http.headers and handshake.protocol is None):
+        raise BadRequestError(
+            f"Upgrade request required: the lab forwards ports over WebSockets with {SUBPROTOCOLS[0]} only,"
+            " not over SPDY as kubectl port-forward does"
+        )
     ports = requested_ports(http)
     phase = pod.get("status", {}).get("phase", "Unknown")
     if phase != "Running":
         raise BadRequestError(f"unable to forward port because pod is not running. Current status={phase}")
-    ws = web.WebSocketResponse(protocols=SUBPROTOCOLS, compress=False, max_msg_size=MAX_MESSAGE_BYTES)
-    if not ws.can_prepare(http):
-        raise BadRequestError("Upgrade request required: the lab forwards ports over WebSockets only")
     await ws.prepare(http)
-    forward = _Forward(ws, pod["metadata"]["namespace"], pod["metadata"]["name"], ports)
+    forward = _Forward(http, ws, pod, ports)
     with contextlib.suppress(ConnectionResetError):  # the client has gone
         await forward.run(dial)
         await ws.close()
@@ -55,65 +63,124 @@ async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamRespons
 
 
 class _Forward:
-    """One WebSocket and the pod's sockets behind it, by data channel.
+    """One WebSocket and the pod's connections behind it, by data channel.
 
-    Nothing is queued here: each direction reads on only when the other side has taken what was read before.
+    Little is queued here: each direction reads on only when the other side takes what was read before.
     """
 
-    def __init__(self, ws: web.WebSocketResponse, namespace: str, pod: str, ports: list[int]) -> None:
-        self._ws = ws
-        self._namespace = namespace
-        self._pod = pod
+    def __init__(self, http: web.Request, ws: web.WebSocketResponse, pod: Object, ports: list[int]) -> None:
+        self.ws = ws
+        self.tasks = Tasks(f"port-forward to {pod['metadata']['namespace']}/{pod['metadata']['name']}")
+        self._http = http
+        self._namespace: str = pod["metadata"]["namespace"]
+        self._pod: str = pod["metadata"]["name"]
         self._ports = ports
-        self._sockets: dict[int, socket.socket] = {}
+        self._connections: dict[int, _Connection] = {}
 
     async def run(self, dial: Dial) -> None:
         """Connect each port and pump until the client or every port has ended."""
-        tasks = Tasks(f"port-forward to {self._namespace}/{self._pod}")
         for index, port in enumerate(self._ports):
             for channel in (2 * index, 2 * index + 1):
-                await self._ws.send_bytes(bytes((channel,)) + port.to_bytes(2, "little"))
+                await self.ws.send_bytes(bytes((channel,)) + port.to_bytes(2, "little"))
         try:
-            for index, port in enumerate(self._ports):
-                try:
-                    self._sockets[2 * index] = await dial(self._namespace, self._pod, port)
-                except (OSError, TproxyError) as error:
-                    await self._fail(2 * index, f"failed to connect to localhost:{port} in the pod", error)
-            if self._sockets:
-                to_client = [tasks.start(self._to_client(*item), "to client") for item in self._sockets.items()]
-                ends = tasks.start(asyncio.wait(to_client), "pod"), tasks.start(self._to_pod(), "to pod")
+            for index in range(len(self._ports)):
+                await self._connect(dial, 2 * index)
+            if self._connections:
+                ended = [connection.ended for connection in self._connections.values()]
+                ends = self.tasks.start(asyncio.wait(ended), "pod"), self.tasks.start(self._to_pod(), "to pod")
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for channel, connection in self._connections.items():
+                    if connection.ended.done() and (error := connection.ended.result()) is not None:
+                        await self._fail(channel, "lost the connection to the pod", error)
         finally:
-            await tasks.close()
-            for pod_socket in self._sockets.values():
-                pod_socket.close()
+            await self.tasks.close()
+            for connection in self._connections.values():
+                connection.close()
+
+    async def _connect(self, dial: Dial, channel: int) -> None:
+        port = self._ports[channel // 2]
+        loop = asyncio.get_running_loop()
+        try:
+            pod_socket = await dial(self._namespace, self._pod, port)
+            connection = _Connection(self, channel)
+            await loop.create_connection(lambda: connection, sock=pod_socket)
+        except (OSError, TproxyError) as error:
+            await self._fail(channel, f"failed to connect to localhost:{port} in the pod", error)
+        else:
+            self._connections[channel] = connection
 
     async def _to_pod(self) -> None:
-        loop = asyncio.get_running_loop()
-        async for message in self._ws:
+        async for message in self.ws:
             if message.type is not WSMsgType.BINARY or not message.data:
                 continue
-            pod_socket = self._sockets.get(message.data[0])
-            if pod_socket is not None:
-                # A pod that takes nothing more says so where it is read: `_to_client` ends the port.
-                with contextlib.suppress(OSError):
-                    await loop.sock_sendall(pod_socket, memoryview(message.data)[1:])
+            connection = self._connections.get(message.data[0])
+            if connection is not None:
+                await connection.send(memoryview(message.data)[1:])
 
-    async def _to_client(self, channel: int, pod_socket: socket.socket) -> None:
-        loop, prefix = asyncio.get_running_loop(), bytes((channel,))
-        with contextlib.suppress(ConnectionResetError):  # of the client; the pod's errors are told to it
-            while data := await self._read(loop.sock_recv(pod_socket, CHUNK_BYTES), channel):
-                await self._ws.send_bytes(prefix + data)
-
-    async def _read(self, reading: Awaitable[bytes], channel: int) -> bytes:
-        try:
-            return await reading
-        except OSError as error:
-            await self._fail(channel, "lost the connection to the pod", error)
-            return b""
+    def to_client(self, channel: int, data: bytes) -> bool:
+        """Send at once, past the coroutines of a WebSocket message; False, and nothing sent, if too much waits."""
+        transport = self._http.transport
+        if transport is None or self.ws.closed or transport.get_write_buffer_size() > WAITING_BYTES:
+            return False
+        length = 1 + len(data)
+        if length < 126:
+            size = bytes((length,))
+        else:
+            size = b"\x7e" + length.to_bytes(2) if length < 65536 else b"\x7f" + length.to_bytes(8)
+        transport.write(b"".join((_BINARY_MESSAGE, size, bytes((channel,)), data)))
+        return True
 
     async def _fail(self, channel: int, what: str, error: Exception) -> None:
         port, code = self._ports[channel // 2], error.errno if isinstance(error, OSError) else None
         why = os.strerror(code) if code else str(error)
         text = f"error forwarding port {port} to pod {self._namespace}/{self._pod}: {what}: {why.lower()}"
-        await self._ws.send_bytes(bytes((channel + 1,)) + text.encode())
+        await self.ws.send_bytes(bytes((channel + 1,)) + text.encode())
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to the pod. `ended` is done when the pod's side is over, with the error if there was one."""
+
+    def __init__(self, forward: _Forward, channel: int) -> None:
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._forward = forward
+        self._channel = channel
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._forward.to_client(self._channel, data):
+            self._transport.pause_reading()
+            self._forward.tasks.start(self._wait_and_send(data), "to a slow client")
+
+    async def _wait_and_send(self, data: bytes) -> None:
+        with contextlib.suppress(ConnectionResetError):  # of the client, whose end is noticed where it is read
+            await self._forward.ws.send_bytes(bytes((self._channel,)) + data)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def eof_received(self) -> None:
+        """The transport closes itself: there is no half-close."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
+        if not self.ended.done():
+            self.ended.set_result(exc)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def send(self, data: memoryview) -> None:
+        """Pass on what the client sent, and wait while the pod does not read."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+            await self._writable.wait()
+
+    def close(self) -> None:
+        """Deliver what was written, then end."""
+        self._transport.close()

@@ -19,6 +19,7 @@ DEFAULTS: Mapping[str, Any] = {
     "kubeconfig": None,
     "namespace": None,
     "on-disconnect": "fallback",
+    "probes": "app",
     "progress": "auto",
     "timeout": 60,
     "verbose": False,

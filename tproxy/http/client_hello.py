@@ -1,4 +1,4 @@
-"""Looks into a TLS ClientHello, as far as needed to see whether the client names the server it wants (RFC 8446, 6066)."""
+"""Looks into a TLS ClientHello as far as needed to see whether it names the server it wants (RFC 8446, RFC 6066)."""
 
 HANDSHAKE = b"\x16"
 """The first byte of a TLS connection."""

@@ -20,6 +20,8 @@ LEAVING = "tproxy.dev/leaving"
 """Annotation by which the laptop asks the nodes to let go before it deletes the object."""
 
 OnDisconnect = Literal["fallback", "fail"]
+Probes = Literal["app", "laptop"]
+"""Who answers health checks of an intercepted port."""
 
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 
@@ -90,6 +92,7 @@ class Intercept:
     ports: tuple[InterceptPort, ...]
     match: Match | None = None
     on_disconnect: OnDisconnect = "fallback"
+    probes: Probes = "app"
     created: datetime | None = None
     nodes: Mapping[str, NodeStatus] = field(default_factory=dict)
     deleting: bool = False
@@ -106,6 +109,9 @@ class Intercept:
         on_disconnect = spec.text("onDisconnect", "fallback")
         if on_disconnect not in ("fallback", "fail"):
             raise spec.invalid("onDisconnect", "fallback or fail")
+        probes = spec.text("probes", "app")
+        if probes not in ("app", "laptop"):
+            raise spec.invalid("probes", "app or laptop")
         target = spec.part("target")
         return cls(
             namespace=metadata.name("namespace"),
@@ -117,6 +123,7 @@ class Intercept:
             ports=ports,
             match=Match.from_fields(spec.part("match")) if "match" in spec else None,
             on_disconnect="fail" if on_disconnect == "fail" else "fallback",
+            probes="laptop" if probes == "laptop" else "app",
             created=metadata.time("creationTimestamp"),
             nodes={
                 node: _node_status(status)
@@ -132,6 +139,7 @@ class Intercept:
             "target": {"kind": self.target.kind, "name": self.target.name},
             "ports": [{"port": port.port, "protocol": port.protocol} for port in self.ports],
             "onDisconnect": self.on_disconnect,
+            "probes": self.probes,
         }
         if self.match is not None:
             spec["match"] = self.match.to_object()

@@ -39,6 +39,13 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     help="If the laptop is gone: let the pods serve again, or fail connections.",
 )
 @click.option(
+    "--probes",
+    type=click.Choice(("app", "laptop")),
+    default=DEFAULTS["probes"],
+    show_default=True,
+    help="Who answers health checks: the pod's app, so that a breakpoint restarts no pod, or the laptop.",
+)
+@click.option(
     "--timeout",
     type=click.IntRange(1, 3600),
     default=DEFAULTS["timeout"],
@@ -53,6 +60,7 @@ def intercept(
     workload: str,
     ports: tuple[str, ...],
     on_disconnect: str,
+    probes: str,
     timeout: int,
     cluster: Json,
     output: str,
@@ -79,6 +87,7 @@ def intercept(
         "target": workload,
         "ports": list(ports),
         "onDisconnect": on_disconnect,
+        "probes": probes,
         "timeoutSeconds": timeout,
     }
     try:

@@ -77,7 +77,8 @@ class Interception:
             if pod.node not in _value(daemons):
                 raise no_daemon(pod.node)
         session = await self._session(_value(user))
-        wanted = SavedIntercept(_name(target.target), "", target.target, ports, self._request.on_disconnect)
+        request = self._request
+        wanted = SavedIntercept(_name(target.target), "", target.target, ports, request.on_disconnect, request.probes)
         held = _same(session, wanted)
         created = held is None
         if held is None:
@@ -218,7 +219,8 @@ def _same(session: LaptopSession, wanted: SavedIntercept) -> Held | None:
         if not held.saved.uid:
             raise ConflictError(f"another command of yours is just intercepting {wanted.target}", "wait for it")
         same = len(taken) == len(ports) == len(held.saved.ports)
-        if same and held.saved.on_disconnect == wanted.on_disconnect:
+        options = (held.saved.on_disconnect, held.saved.probes)
+        if same and options == (wanted.on_disconnect, wanted.probes):
             return held
         numbers = ", ".join(str(port.port) for port in sorted(taken))
         raise ConflictError(

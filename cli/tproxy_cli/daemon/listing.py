@@ -139,6 +139,7 @@ def _unseen(session: SavedSession, saved: SavedIntercept) -> Intercept:
         target=saved.target,
         ports=tuple(port.pod for port in saved.ports),
         on_disconnect=saved.on_disconnect,
+        probes=saved.probes,
     )
 
 

@@ -93,6 +93,7 @@ class SessionObjects:
             target=held.saved.target,
             ports=tuple(port.pod for port in held.saved.ports),
             on_disconnect=held.saved.on_disconnect,
+            probes=held.saved.probes,
         )
         created = await self.cluster.create(INTERCEPTS, intercept.to_object(), self.saved.namespace)
         held.saved = replace(held.saved, uid=Intercept.from_object(created).uid)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tproxy.errors import InvalidError
-from tproxy.model.intercept import OnDisconnect
+from tproxy.model.intercept import OnDisconnect, Probes
 from tproxy.model.workload import PortMapping, TargetQuery, parse_ports, parse_target
 
 MAX_BYTES = 64 * 1024
@@ -46,6 +46,7 @@ class InterceptRequest:
     target: TargetQuery
     ports: tuple[PortMapping, ...]
     on_disconnect: OnDisconnect
+    probes: Probes
     timeout: float
 
     @classmethod
@@ -55,6 +56,9 @@ class InterceptRequest:
         on_disconnect = body.get("onDisconnect", "fallback")
         if on_disconnect not in ("fallback", "fail"):
             raise _unexpected("onDisconnect")
+        probes = body.get("probes", "app")
+        if probes not in ("app", "laptop"):
+            raise _unexpected("probes")
         timeout = body.get("timeoutSeconds", DEFAULT_TIMEOUT_SECONDS)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float):
             raise _unexpected("timeoutSeconds")
@@ -67,6 +71,7 @@ class InterceptRequest:
             target=parse_target(_text(body, "target")),
             ports=tuple(parse_ports(port) for port in ports),
             on_disconnect="fail" if on_disconnect == "fail" else "fallback",
+            probes="laptop" if probes == "laptop" else "app",
             timeout=float(timeout),
         )
 

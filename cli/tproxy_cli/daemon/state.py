@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tproxy.model.intercept import InterceptPort, OnDisconnect, Target
+from tproxy.model.intercept import InterceptPort, OnDisconnect, Probes, Target
 
 FORMAT = 1
 MAX_BYTES = 16 * 1024 * 1024
@@ -39,6 +39,7 @@ class SavedIntercept:
     target: Target
     ports: tuple[LaptopPort, ...]
     on_disconnect: OnDisconnect
+    probes: Probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,4 +129,5 @@ def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
             for port in item["ports"]
         ),
         on_disconnect="fail" if item["on_disconnect"] == "fail" else "fallback",
+        probes="laptop" if item["probes"] == "laptop" else "app",
     )

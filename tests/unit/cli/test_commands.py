@@ -68,6 +68,7 @@ def test_intercept_says_what_goes_where_and_how_to_leave(tproxy: Tproxy, daemon:
             "target": "web",
             "ports": ["3000:80"],
             "onDisconnect": "fallback",
+            "probes": "app",
             "timeoutSeconds": 5,
         }
     ]

@@ -16,6 +16,7 @@ GOOD: dict[str, Any] = {
     "target": "deploy/web",
     "ports": ["3000:http", "4000"],
     "onDisconnect": "fail",
+    "probes": "laptop",
     "timeoutSeconds": 5,
 }
 
@@ -27,6 +28,7 @@ def test_an_intercept_is_read() -> None:
         target=TargetQuery("Deployment", "web"),
         ports=(PortMapping(3000, "http"), PortMapping(4000)),
         on_disconnect="fail",
+        probes="laptop",
         timeout=5.0,
     )
 
@@ -40,6 +42,7 @@ def test_an_intercept_is_read() -> None:
         {"target": None},
         {"target": "a/b/c"},
         {"onDisconnect": "maybe"},
+        {"probes": "node"},
         {"timeoutSeconds": 0},
         {"timeoutSeconds": -1},
         {"timeoutSeconds": float("nan")},

@@ -23,6 +23,7 @@ _intercepts = st.builds(
         max_size=3,
     ).map(tuple),
     on_disconnect=st.sampled_from(["fallback", "fail"]),
+    probes=st.sampled_from(["app", "laptop"]),
 )
 _sessions = st.builds(
     SavedSession,

@@ -58,6 +58,7 @@ intercepts = st.builds(
     ports=st.lists(ports, min_size=1, max_size=4, unique=True).map(tuple),
     match=st.none() | matches,
     on_disconnect=st.sampled_from(["fallback", "fail"]),
+    probes=st.sampled_from(["app", "laptop"]),
     created=st.none() | whole_seconds,
     nodes=st.dictionaries(names, node_statuses, max_size=3),
     deleting=st.booleans(),

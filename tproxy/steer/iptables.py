@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from tproxy.netns.handle import Netns
 from tproxy.steer.diagnosis import explain_plainly
@@ -95,6 +95,9 @@ class TproxyAttachment:
         for name in (self._names.own, self._names.late, self._names.steered):
             self._sets.delete(name, member)
         self._ports -= {port}
+
+    def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
+        return not connections  # the rules know ports only
 
     def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
         if destination[:2] in self._listening:

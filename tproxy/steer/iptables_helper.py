@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from tproxy.steer.ipset import IpSets
 from tproxy.steer.iptables_layout import Names, owner
 
 LARGEST_MESSAGE = 65536
-LOCK_SECONDS = 1.0
+LOCK_SECONDS = 0.3
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -118,10 +119,13 @@ def _attempt(errors: list[str], step: Callable[[], None]) -> None:
 
 def _destroy_sets(sets: IpSets, names: Names) -> None:
     errors: list[str] = []
-    ours = [name for name in sets.names() if owner(name) == names]
+    present = sets.names()
+    ours = [name for name in present if owner(name) == names]
     lists = [name for name in (names.lease, names.steered, names.own, names.late) if name in ours]
     for name in lists:
         _attempt(errors, functools.partial(sets.flush, name))
+    if ours == present and not errors:
+        return sets.destroy_all()
     for name in ours:
         _attempt(errors, functools.partial(sets.destroy, name))
     if errors:
@@ -234,26 +238,36 @@ def _serve(daemon: socket.socket) -> None:
         return answer("", str(error), error.errno)
     answer("")
     gc.freeze()  # what is loaded stays: children need no copies of its pages
+    removals: deque[Names] = deque()
     try:
         while True:
-            message, descriptors, _, _ = socket.recv_fds(daemon, LARGEST_MESSAGE, 1)
+            try:
+                # Steering is over before a removal is asked for, so whoever waits for an installation goes first.
+                daemon.setblocking(not removals)
+                message, descriptors, _, _ = socket.recv_fds(daemon, LARGEST_MESSAGE, 1)
+            except BlockingIOError:
+                names = removals.popleft()
+                answer(names.chain, "; ".join(helper.remove(names)))
+                continue
             if not message:
                 return
             request = json.loads(message)
             names = Names(request["chain"])
+            if request["do"] == "remove":
+                removals.append(names)
+                continue
             try:
-                if request["do"] == "remove":
-                    answer(names.chain, "; ".join(helper.remove(names)))
-                elif request["do"] == "adopt":
-                    helper.adopt(names, Netns(descriptors[0]))
-                else:
-                    listeners = {int(family): port for family, port in request["listeners"].items()}
-                    helper.install(names, Netns(descriptors[0]), listeners)
-                    answer(names.chain)
-                    for complaint in helper.sweep(names):
-                        print(f"tproxy: sweeping: {complaint}", file=sys.stderr)
+                netns = Netns(descriptors[0])
+                if request["do"] == "adopt":
+                    helper.adopt(names, netns)
+                    continue
+                helper.install(names, netns, {int(family): port for family, port in request["listeners"].items()})
             except (OSError, RulesError) as error:
                 answer(names.chain, str(error), error.errno or 0)
+                continue
+            answer(names.chain)
+            for complaint in helper.sweep(names):
+                print(f"tproxy: sweeping: {complaint}", file=sys.stderr)
     except ConnectionError:
         return
     finally:

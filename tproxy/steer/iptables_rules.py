@@ -5,6 +5,7 @@ and cannot load an extension for both families. The table is read afresh, change
 kernel does in one step.
 """
 
+import contextlib
 import socket
 
 import iptc
@@ -33,8 +34,7 @@ class Mangle:
         late = self._rule([_in(names.late)], "RETURN")
         for rule in (own, steer, late):
             chain.append_rule(rule)
-        jump = self._rule([("tcp", "tcp_flags", ["FIN,SYN,RST,ACK", "SYN"])], names.chain)
-        self._prerouting.insert_rule(jump)
+        self._prerouting.insert_rule(self._jump(names))
         self._table.commit()
 
     def remove(self, names: Names) -> None:
@@ -48,11 +48,14 @@ class Mangle:
         return [names for chain in self._table.chains if (names := owner(chain.name)) is not None]
 
     def _drop(self, names: Names) -> None:
-        for rule in self._prerouting.rules:
-            if rule.target.name == names.chain:
-                self._prerouting.delete_rule(rule)
+        # By what it must look like: to look through the rules would mean to understand other people's.
+        with contextlib.suppress(iptc.IPTCError):
+            self._prerouting.delete_rule(self._jump(names))
         self._table.flush_entries(names.chain)
         self._table.delete_chain(names.chain)
+
+    def _jump(self, names: Names) -> iptc.Rule:
+        return self._rule([("tcp", "tcp_flags", ["FIN,SYN,RST,ACK", "SYN"])], names.chain)
 
     def _rule(self, matches: list[tuple[str, str, str | list[str]]], target: str) -> iptc.Rule:
         rule = self._rule_kind()

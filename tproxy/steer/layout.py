@@ -9,15 +9,16 @@ from tproxy.steer.port import Counters, SteeredPort
 PORTS_MAP = "tproxy_ports"
 LISTENERS_MAP = "tproxy_listen"
 OWN_MAP = "tproxy_own"
+PASSED_MAP = "tproxy_passed"
 LEASE_MAP = "tproxy_lease"
 PROGRAM = "tproxy_lookup"
 
-COUNTERS_SIZE = 32
-OWN_VALUE = b"\x01"
+COUNTERS_SIZE = 40
+OWN_VALUE = PASSED_VALUE = b"\x01"
 LEASE_KEY = bytes(4)
 
 _PORT = struct.Struct("=HH")
-_COUNTERS = struct.Struct("=QQQQ")
+_COUNTERS = struct.Struct("=QQQQQ")
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
 _LISTENER_KEYS = {socket.AF_INET: 0, socket.AF_INET6: 1}
 
@@ -42,11 +43,22 @@ def source_key(host: str, port: int) -> bytes:
 
     IPv4 leaves an IPv6 socket as IPv4 packets, so a mapped address is keyed as what it maps.
     """
+    address, family = _address(host)
+    return address + struct.pack("!H", port) + struct.pack("=H", family)
+
+
+def passed_key(host: str, port: int) -> bytes:
+    """`struct tproxy_passed` of packets sent from numeric `host` to the pod's `port`."""
+    address, family = _address(host)
+    return address + struct.pack("=HH", port, family)
+
+
+def _address(host: str) -> tuple[bytes, int]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     packed = socket.inet_pton(family, host.partition("%")[0])
     if packed.startswith(_MAPPED):
         family, packed = socket.AF_INET, packed.removeprefix(_MAPPED)
-    return packed.ljust(16, b"\0") + struct.pack("!H", port) + struct.pack("=H", family)
+    return packed.ljust(16, b"\0"), family
 
 
 def lease_value(deadline: int) -> bytes:

@@ -5,7 +5,7 @@ namespace, for as long as a lease is renewed. Nothing it does outlives the proce
 """
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,7 @@ class Counters:
     own: int = 0  # our own connections to the app, let through
     lease_expired: int = 0  # let through because the lease was not renewed
     no_listener: int = 0  # let through because the listener was missing
+    passed: int = 0  # let through because `let_through` says so
 
 
 class Attachment(Protocol):
@@ -52,6 +53,13 @@ class Attachment(Protocol):
 
     def set_ports(self, ports: Iterable[SteeredPort]) -> None:
         """Steer exactly these from now on. Established connections are untouched."""
+        ...
+
+    def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
+        """Do not steer connections from these addresses to these ports, from now on.
+
+        False if this backend cannot tell them from others. Raises OSError.
+        """
         ...
 
     def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tproxy.errors import TproxyError
@@ -49,11 +49,13 @@ class SkLookupAttachment:
         self._listening = {listener.getsockname()[:2] for listener in listeners}
         self._ports_map = program.map(layout.PORTS_MAP)
         self._own_map = program.map(layout.OWN_MAP)
+        self._passed_map = program.map(layout.PASSED_MAP)
         self._link: libbpf.Link | None = None
         self._resources = contextlib.ExitStack()
         self._ports: frozenset[SteeredPort] = frozenset()
         self._past: dict[int, Counters] = {}  # what maps no longer know: of ports not steered now
         self._own: dict[socket.socket, bytes] = {}
+        self._passed: set[bytes] = set()
         self._closed = False
         listeners_map = program.map(layout.LISTENERS_MAP)
         for listener in listeners:
@@ -87,6 +89,16 @@ class SkLookupAttachment:
                 self._past[port.port] = self._count(port)
                 self._ports -= {port}
                 self._ports_map.delete(layout.port_key(port))
+
+    def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
+        wanted = {layout.passed_key(host, port) for host, port in connections}
+        for key in self._passed - wanted:
+            self._passed_map.delete(key)
+            self._passed.discard(key)
+        for key in wanted - self._passed:
+            self._passed_map.update(key, layout.PASSED_VALUE)
+            self._passed.add(key)
+        return True
 
     def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
         if destination[:2] in self._listening:

@@ -1,7 +1,9 @@
-"""Handshakes in progress in a network namespace, as the kernel's socket diagnosis lists them."""
+"""Handshakes in progress and listening sockets of a network namespace, as the kernel's socket diagnosis lists them."""
 
+import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Container
 
 from tproxy.netns.handle import Netns
@@ -10,12 +12,15 @@ from tproxy.netns.netlink import Netlink
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SYN_RECV = 3
+_LISTEN = 10
 # struct inet_diag_req_v2: family, protocol, extensions, padding, states; then an empty inet_diag_sockid.
 _REQUEST = struct.Struct("=BBBBI48x")
 # struct inet_diag_msg begins with family, state, timer, retransmissions; then its inet_diag_sockid: both ports in
 # network order, both addresses, interface.
 _ID = slice(4, 44)
 _LOCAL_PORT = slice(4, 6)
+_LOCAL_ADDRESS = {socket.AF_INET: slice(8, 12), socket.AF_INET6: slice(8, 24)}
+_INODE = slice(68, 72)  # the last word of inet_diag_msg
 
 Handshake = bytes
 """What tells one handshake from another: ports, addresses and interface."""
@@ -36,6 +41,32 @@ class HandshakeList:
             for answer in self._netlink.dump(_SOCK_DIAG_BY_FAMILY, request):
                 if int.from_bytes(answer[_LOCAL_PORT], "big") in ports:
                     found.add(answer[_ID])
+        return frozenset(found)
+
+    def close(self) -> None:
+        """Release the netlink socket. Idempotent."""
+        self._netlink.close()
+
+
+class ListenerList:
+    """Lists the listening TCP sockets of one namespace."""
+
+    def __init__(self, netns: Netns) -> None:
+        with netns.entered():
+            self._netlink = Netlink(_NETLINK_SOCK_DIAG)
+
+    def ports(self, without: Container[int]) -> frozenset[int]:
+        """Ports on which somebody listens for connections from outside the namespace. Raises OSError.
+
+        Not counted: sockets whose inodes are in `without`, and those bound to a loopback address.
+        """
+        found = set()
+        for family, address in _LOCAL_ADDRESS.items():
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN)
+            for answer in self._netlink.dump(_SOCK_DIAG_BY_FAMILY, request):
+                inode = int.from_bytes(answer[_INODE], sys.byteorder)
+                if inode not in without and not ipaddress.ip_address(answer[address]).is_loopback:
+                    found.add(int.from_bytes(answer[_LOCAL_PORT], "big"))
         return frozenset(found)
 
     def close(self) -> None:

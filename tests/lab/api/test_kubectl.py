@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def kubectl(server: Server, kubeconfig: Path, tmp_path: Path) -> Kubectl:
     return run
 
 
+def until(holds: Callable[[], bool], seconds: float = 10) -> None:
+    """Ask again and again: controllers take a moment."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+
+
 def rows(output: str) -> list[list[str]]:
     return [line.split() for line in output.strip().splitlines()]
 
@@ -77,7 +85,7 @@ def test_create_get_delete(server: Server, kubectl: Kubectl) -> None:
     assert row[:5] == ["web-1", "Deployment", "web", "8080", "laptop"]
     assert json.loads(kubectl("get", "intercept", "web-1", "-o", "json"))["spec"]["onDisconnect"] == "fallback"
     assert rows(kubectl("get", "deploy"))[1][:2] == ["web", "0/2"]
-    assert len(rows(kubectl("get", "pods", "-A", "-l", "app=web", "--no-headers"))) == 2
+    until(lambda: len(rows(kubectl("get", "pods", "-A", "-l", "app=web", "--no-headers"))) == 2)
     assert "pod/web-" in kubectl("get", "all", "-o", "name")
     # Without --wait=false kubectl watches until they are gone.
     assert "deleted" in kubectl("delete", "deployment/web", "service/web", "intercept/web-1")
@@ -107,7 +115,7 @@ def test_namespaces_go_with_their_contents(kubectl: Kubectl) -> None:
 def test_changes(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=MANIFESTS)
     kubectl("scale", "deployment", "web", "--replicas=3")
-    assert len(rows(kubectl("get", "pods", "--no-headers"))) == 3
+    until(lambda: len(rows(kubectl("get", "pods", "--no-headers"))) == 3)
     kubectl("patch", "deployment", "web", "--type=merge", "-p", '{"spec": {"replicas": 1}}')
     kubectl("patch", "deployment", "web", "--type=json", "-p", '[{"op": "remove", "path": "/spec/replicas"}]')
     kubectl("set", "image", "deployment/web", "c=v2")
@@ -139,6 +147,11 @@ def test_rights(kubectl: Kubectl) -> None:
         kubectl("auth", "can-i", "create", "pods", "--quiet", *there, fails=True)
         refused = kubectl("get", "nodes", *there, fails=True)
         assert 'nodes is forbidden: User "dora" cannot list resource "nodes"' in refused
+
+
+def test_port_forward_says_what_it_wants(server: Server, kubectl: Kubectl) -> None:
+    server.running_pod()
+    assert "over WebSockets with v4.channel.k8s.io only" in kubectl("port-forward", "pod/p", ":80", fails=True)
 
 
 def test_logs_and_wide_pods(server: Server, kubectl: Kubectl) -> None:

@@ -131,11 +131,17 @@ def test_typed_objects_come_back_whole(server: Server, api: client.ApiClient, co
     events = watch.Watch().stream(
         apps.list_namespaced_deployment, "default", field_selector="metadata.name=web", timeout_seconds=10
     )
-    assert any(event["object"].status.updated_replicas == 2 for event in events)
+    states = (event["object"].status for event in events)
+    assert any(status is not None and status.updated_replicas == 2 for status in states)
     scaled = apps.patch_namespaced_deployment_scale("web", "default", {"spec": {"replicas": 0}})
     assert scaled.spec.replicas == 0
-    slices = client.DiscoveryV1Api(api).list_namespaced_endpoint_slice("default").items
-    assert {item.address_type for item in slices} == {"IPv4", "IPv6"}
+    families = set()
+    discovery = client.DiscoveryV1Api(api)
+    for event in watch.Watch().stream(discovery.list_namespaced_endpoint_slice, "default", timeout_seconds=10):
+        families.add(event["object"].address_type)
+        if len(families) == 2:
+            break
+    assert families == {"IPv4", "IPv6"}
 
 
 def test_custom_objects_are_held_to_their_schema(custom: client.CustomObjectsApi) -> None:

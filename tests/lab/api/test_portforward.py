@@ -74,15 +74,18 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @contextlib.asynccontextmanager
 async def websocket(server: Server, *ports: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     """A port-forward whose first frames have been read and found right."""
-    async with (
-        asyncio.timeout(20),
-        aiohttp.ClientSession(headers=HEADERS) as session,
-        session.ws_connect(url(server, *ports), protocols=[PROTOCOL], max_msg_size=0) as ws,
-    ):
-        assert ws.protocol == PROTOCOL
-        for channel, port in enumerate(port for port in ports for _ in range(2)):
-            assert await ws.receive_bytes() == bytes((channel,)) + port.to_bytes(2, "little")
-        yield ws
+    async with asyncio.timeout(20):
+        async with (
+            aiohttp.ClientSession(headers=HEADERS) as session,
+            session.ws_connect(url(server, *ports), protocols=[PROTOCOL], max_msg_size=0) as ws,
+        ):
+            sock = ws.get_extra_info("socket")
+            assert ws.protocol == PROTOCOL
+            for channel, port in enumerate(port for port in ports for _ in range(2)):
+                assert await ws.receive_bytes() == bytes((channel,)) + port.to_bytes(2, "little")
+            yield ws
+        while sock.fileno() != -1:  # noqa: ASYNC110  (aiohttp closes it a little later and tells nobody)
+            await asyncio.sleep(0)
 
 
 def test_two_ports_each_with_its_channels(server: Server) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from tproxy.tunnel import wire
 from tproxy.tunnel.conn import LOWEST_MARK, Buffer, Conn
 
-BATCH_BYTES = 512 * 1024
-"""A batch takes no more data once it is this large."""
 QUANTUM = 64 * 1024
 """What one connection may add to a batch before it is another one's turn."""
 
@@ -20,7 +18,7 @@ SMALL = 16 * 1024
 """A connection that had nothing waiting and now has no more than this goes before the busy ones, and sends no more
 than this before it counts as one of them."""
 
-HIGH_MARK = 512 * 1024
+HIGH_MARK = 1024 * 1024
 """A connection's sink is paused above this while the outbox is nearly empty …"""
 RESUME_MARK = 16 * 1024
 """… above less while it fills up, and resumed here."""
@@ -125,8 +123,8 @@ class Outbox:
                 since = min(since, ring[0]._since)
         return now - since
 
-    def take(self, limit: int = BATCH_BYTES) -> bytes:
-        """The next batch; empty if nothing waits."""
+    def take(self, limit: int) -> bytes:
+        """The next batch; empty if nothing waits. It takes no more data once it is `limit` bytes large."""
         parts, self._control = self._control, []
         size, self._control_bytes = self._control_bytes, 0
         if self._pong is not None:

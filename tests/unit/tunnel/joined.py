@@ -9,6 +9,10 @@ from tproxy.tunnel.mux import Mux
 REQUEST = OpenRequest(FlowKind.INBOUND, Address("10.1.2.3", 8080), Address("fd00::1", 40000), "uid-1", "shop/web-0")
 
 
+BATCH = 512 * 1024
+"""The size of batches here."""
+
+
 class Clock:
     """A clock that tests move."""
 
@@ -111,12 +115,12 @@ class Joined:
 
     def carry_to_laptop(self) -> None:
         """One batch from the node, if there is one."""
-        if batch := self.node.outbox.take():
+        if batch := self.node.outbox.take(BATCH):
             self.laptop.receive(batch)
 
     def carry_to_node(self) -> None:
         """One batch from the laptop, if there is one."""
-        if batch := self.laptop.outbox.take():
+        if batch := self.laptop.outbox.take(BATCH):
             self.node.receive(batch)
 
     def peer_of(self, conn: Conn) -> Conn:

@@ -15,7 +15,7 @@ from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import REQUEST, Live, over_pipe, until
 from tproxy.tunnel.bridge import bridge_socket
 from tproxy.tunnel.conn import Conn
-from tproxy.tunnel.credit import START_WINDOW
+from tproxy.tunnel.outbox import HIGH_MARK
 
 Maker = Callable[[], AbstractAsyncContextManager[Live]]
 App = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -336,7 +336,7 @@ def test_a_client_that_stops_reading_stops_the_app_and_nobody_else(run: Run, tun
                 await asyncio.sleep(0.1)
             # Everything on the way is in the kernel's buffers, in the window, or in the queues of bounded size.
             held = live.laptop.stats.queued
-            assert held < 2 * START_WINDOW + 512 * 1024
+            assert held < HIGH_MARK + 512 * 1024
             reader, lively = await asyncio.open_connection("127.0.0.1", port)
             lively.write(b"e")
             began = loop.time()

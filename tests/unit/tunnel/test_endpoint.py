@@ -6,13 +6,12 @@ import logging
 import pytest
 
 from tests.unit.tunnel.conftest import Run
-from tests.unit.tunnel.joined import Recorder
+from tests.unit.tunnel.joined import BATCH, Recorder
 from tests.unit.tunnel.live import REQUEST, Pipe, until
 from tproxy.tunnel import endpoint as endpoint_module
 from tproxy.tunnel import mux, wire
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy.tunnel.endpoint import Endpoint
-from tproxy.tunnel.outbox import BATCH_BYTES
 
 
 class Both:
@@ -73,7 +72,7 @@ def test_nothing_is_taken_while_the_transport_is_full(run: Run) -> None:
             await asyncio.sleep(0)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert both.node.stats.queued >= written - BATCH_BYTES
+        assert both.node.stats.queued >= written - BATCH
         await until(lambda: both.node.stats.oldest > 0.05)
         both.near.held.set()
         await until(lambda: len(both.served[0].data) == written)

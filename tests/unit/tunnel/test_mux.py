@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.tunnel.joined import REQUEST, Joined, Recorder, recorder
+from tests.unit.tunnel.joined import BATCH, REQUEST, Joined, Recorder, recorder
 from tproxy.model.flow import ResetReason
 from tproxy.tunnel import mux as mux_module
 from tproxy.tunnel.conn import DATAGRAM_BYTES_QUEUED, DATAGRAMS_QUEUED, MAX_DATAGRAM
@@ -170,7 +170,7 @@ def test_nothing_is_said_about_a_connection_that_the_peer_has_reset() -> None:
     conn.write(b"too late")
     conn.write_eof()
     joined.carry_to_node()
-    assert joined.node.outbox.take() == b""
+    assert joined.node.outbox.take(BATCH) == b""
     assert not joined.node.outbox.waiting
 
 
@@ -186,7 +186,7 @@ def test_frames_that_crossed_the_last_fin_are_ignored() -> None:
     recorder_of_conn = conn.sink
     assert isinstance(recorder_of_conn, Recorder)
     recorder_of_conn.consume()  # no CREDIT for a connection that the peer has forgotten …
-    assert joined.node.outbox.take() == b""
+    assert joined.node.outbox.take(BATCH) == b""
     joined.laptop.receive(b"".join(_stale_frames(conn.id)))  # … but it would be harmless
 
 
@@ -339,7 +339,7 @@ def test_datagrams_keep_their_borders_and_are_dropped_when_they_queue() -> None:
 def test_ping_measures_the_round_trip_and_tells_the_dead_from_the_quiet() -> None:
     joined = Joined()
     assert joined.node.tick() == ""
-    batch = joined.node.outbox.take()
+    batch = joined.node.outbox.take(BATCH)
     joined.clock.now += 0.03
     joined.laptop.receive(batch)
     joined.carry_to_node()
@@ -370,15 +370,15 @@ def test_any_batch_keeps_the_peer_alive() -> None:
 def test_pings_go_out_every_two_seconds_even_if_nothing_is_taken() -> None:
     joined = Joined()
     joined.node.tick()
-    joined.node.outbox.take()
-    joined.laptop.outbox.take()
+    joined.node.outbox.take(BATCH)
+    joined.laptop.outbox.take(BATCH)
     sizes = []
     for _ in range(int(PING_SECONDS / 0.5)):
         joined.clock.now += 0.5
         joined.laptop.outbox.pong(1)
         joined.carry_to_node()
         joined.node.tick()
-        sizes.append(len(joined.node.outbox.take()))
+        sizes.append(len(joined.node.outbox.take(BATCH)))
     assert sizes[:-1] == [0] * (len(sizes) - 1)
     assert sizes[-1] > 0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.tunnel.joined import REQUEST, Joined, recorder
+from tests.unit.tunnel.joined import BATCH, REQUEST, Joined, recorder
 from tproxy.model.flow import ResetReason
 from tproxy.rpc.v1 import tunnel_pb2 as pb
 from tproxy.tunnel import hello, outbox, wire
@@ -96,7 +96,7 @@ def test_a_flood_of_pings_is_answered_once() -> None:
     joined = Joined()
     for value in range(10_000):
         joined.laptop.receive(wire.ping_frame(value))
-    assert joined.laptop.outbox.take() == wire.pong_frame(9999)
+    assert joined.laptop.outbox.take(BATCH) == wire.pong_frame(9999)
 
 
 def test_opening_without_end_and_without_reading_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_opening_without_end_and_without_reading_ends_the_stream(monkeypatch: py
     with pytest.raises(ProtocolError, match="no answers are read"):
         joined.laptop.receive(flood)
     assert len(joined.laptop.conns) <= MAX_CONNECTIONS
-    assert len(joined.laptop.outbox.take()) <= outbox.CONTROL_LIMIT + 1000
+    assert len(joined.laptop.outbox.take(BATCH)) <= outbox.CONTROL_LIMIT + 1000
 
 
 def test_opening_and_resetting_without_end_holds_nothing() -> None:
@@ -115,7 +115,7 @@ def test_opening_and_resetting_without_end_holds_nothing() -> None:
         joined.laptop.receive(
             wire.open_frame(number, REQUEST, 0) + data(number, b"x") + wire.reset_frame(number, ResetReason.RESET, "")
         )
-        joined.laptop.outbox.take()
+        joined.laptop.outbox.take(BATCH)
         joined.served.clear()
     assert not joined.laptop.conns
     assert joined.laptop.budget.free == BUDGET
@@ -132,7 +132,7 @@ def test_everything_a_peer_can_make_us_hold_has_a_bound() -> None:
         joined.laptop.receive(data(number, bytes(window.held)))
         held += recorder(joined.served[-1]).unconsumed
         joined.served[-1].sink.data.clear()  # type: ignore[attr-defined]  # only the sizes matter here
-        joined.laptop.outbox.take()
+        joined.laptop.outbox.take(BATCH)
     assert held <= BUDGET + MAX_CONNECTIONS * MIN_WINDOW
 
 

@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from tests.unit.tunnel.joined import REQUEST, Clock, Recorder
+from tests.unit.tunnel.joined import BATCH, REQUEST, Clock, Recorder
 from tproxy.tunnel.conn import Conn
 from tproxy.tunnel.credit import BUDGET, MAX_WINDOW, MIN_WINDOW
 from tproxy.tunnel.mux import Mux
-from tproxy.tunnel.outbox import BATCH_BYTES, HIGH_MARK
+from tproxy.tunnel.outbox import HIGH_MARK
 
 
 class End:
@@ -100,7 +100,7 @@ class Tunnel(RuleBasedStateMachine):
 
     # What the channel does
 
-    @rule(source=st.sampled_from(["laptop", "node"]), limit=st.sampled_from([1, 1000, 50_000, BATCH_BYTES]))
+    @rule(source=st.sampled_from(["laptop", "node"]), limit=st.sampled_from([1, 1000, 50_000, BATCH]))
     def take(self, source: str, limit: int) -> None:
         if not self.cut and (batch := self.muxes[source].outbox.take(limit)):
             self.flight["node" if source == "laptop" else "laptop"].append(batch)
@@ -167,7 +167,7 @@ class Tunnel(RuleBasedStateMachine):
             if not any(self.flight.values()) and not any(mux.outbox.waiting for mux in self.muxes.values()):
                 break
             for side in self.muxes:
-                self.take(side, BATCH_BYTES)
+                self.take(side, BATCH)
                 self.deliver(side, 5)
         for side, mux in self.muxes.items():
             assert not mux.conns

@@ -3,11 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.tunnel.joined import Joined, recorder
+from tests.unit.tunnel.joined import BATCH, Joined, recorder
 from tproxy.rpc.v1 import tunnel_pb2 as pb
 from tproxy.tunnel import wire
 from tproxy.tunnel.conn import Conn
-from tproxy.tunnel.outbox import BATCH_BYTES, HIGH_MARK, QUANTUM
+from tproxy.tunnel.outbox import HIGH_MARK, QUANTUM
 
 
 def bulk(joined: Joined, count: int) -> list[Conn]:
@@ -35,10 +35,10 @@ def shares(batch: bytes) -> dict[int, int]:
 def test_a_small_message_is_in_the_next_batch_whatever_else_waits() -> None:
     joined = Joined()
     bulk(joined, 40)
-    joined.node.outbox.take()
+    joined.node.outbox.take(BATCH)
     small, _ = joined.open_quietly()
     small.write(b"GET / HTTP/1.1\r\n\r\n")
-    assert shares(joined.node.outbox.take())[small.id] == 18
+    assert shares(joined.node.outbox.take(BATCH))[small.id] == 18
 
 
 def test_bulk_connections_share_equally() -> None:
@@ -46,7 +46,7 @@ def test_bulk_connections_share_equally() -> None:
     conns = bulk(joined, 6)
     total: dict[int, int] = {}
     for _ in range(12):
-        share = shares(joined.node.outbox.take())
+        share = shares(joined.node.outbox.take(BATCH))
         assert len(share) == 6
         for number, size in share.items():
             total[number] = total.get(number, 0) + size
@@ -56,28 +56,28 @@ def test_bulk_connections_share_equally() -> None:
 def test_many_small_messages_leave_half_of_every_batch_to_the_bulk() -> None:
     joined = Joined()
     [large] = bulk(joined, 1)
-    joined.node.outbox.take()
+    joined.node.outbox.take(BATCH)
     smalls = [joined.open_quietly()[0] for _ in range(200)]
     for conn in smalls:
         conn.write(bytes(10_000))
-    share = shares(joined.node.outbox.take())
-    assert share[large.id] >= BATCH_BYTES // 2 - QUANTUM
-    assert sum(share.values()) - share[large.id] >= BATCH_BYTES // 2 - 20_000  # their OPENs take room too
+    share = shares(joined.node.outbox.take(BATCH))
+    assert share[large.id] >= BATCH // 2 - QUANTUM
+    assert sum(share.values()) - share[large.id] >= BATCH // 2 - 20_000  # their OPENs take room too
 
 
 def test_alone_a_connection_fills_the_batch() -> None:
     joined = Joined()
     [large] = bulk(joined, 1)
-    batch = joined.node.outbox.take()
-    assert shares(batch) == {large.id: BATCH_BYTES}
-    assert len(batch) < BATCH_BYTES + 100
+    batch = joined.node.outbox.take(BATCH)
+    assert shares(batch) == {large.id: BATCH}
+    assert len(batch) < BATCH + 100
 
 
 def test_a_batch_is_bounded() -> None:
     joined = Joined()
     bulk(joined, 100)
     while joined.node.outbox.waiting:
-        assert len(joined.node.outbox.take()) <= BATCH_BYTES + QUANTUM + 10_000
+        assert len(joined.node.outbox.take(BATCH)) <= BATCH + QUANTUM + 10_000
 
 
 def test_the_mark_falls_while_the_outbox_fills_and_every_sink_is_paused_in_time() -> None:

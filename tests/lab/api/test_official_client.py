@@ -285,6 +285,9 @@ def test_users_have_their_rights(server: Server) -> None:
         assert authorization.create_self_subject_access_review(review).status.allowed is False
         me = client.AuthenticationV1Api(api).create_self_subject_review({})
         assert me.status.user_info.username == "dora"
+    with connect(server) as api, pytest.raises(ApiException) as refused:
+        client.CoreV1Api(api).list_namespaced_pod("default", _headers={"Impersonate-User": "dora"})
+    assert "cannot impersonate" in refusal(refused.value)["message"]
     with connect(server, "nemo") as api, pytest.raises(ApiException) as refused:
         client.CoreV1Api(api).list_namespaced_pod("default")
     assert refused.value.status == 403

@@ -1,6 +1,7 @@
 """One lab for the whole run, driven through the command line, with helpers to put things into it and look at it.
 
 lab         the lab, with node daemons; brought up once, removed at the end
+scene       apps in it and one on its laptop, for the tests of what must hold
 namespace   a fresh namespace of the lab for one test
 own_lab     makes labs of a test's own, and removes what is left of them
 """
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.lab.scene import Scene, playing
 from tproxy.errors import TproxyError
 from tproxy.kube.port import NAMESPACES
 from tproxy.lab import records
@@ -179,6 +181,14 @@ def namespace(lab: Lab) -> Iterator[str]:
     yield name
     with contextlib.suppress(TproxyError):
         lab.client.delete(NAMESPACES, name)
+
+
+@pytest.fixture(scope="session")
+def scene(lab: Lab) -> Iterator[Scene]:
+    """What the tests of what must hold share; nobody intercepts there between tests."""
+    lab.client.create(NAMESPACES, {"metadata": {"name": "scene"}})
+    with playing(lab, "scene") as one:
+        yield one
 
 
 @pytest.fixture

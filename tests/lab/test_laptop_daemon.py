@@ -1,6 +1,5 @@
 """The laptop daemon in the lab: a person at the laptop intercepts, the outside user sees it, and things go wrong."""
 
-import json
 import os
 import signal
 import time
@@ -10,58 +9,21 @@ from typing import Any
 
 import pytest
 
+from tests.lab.laptop import FALLBACK_SECONDS, Laptop, local_app
 from tproxy.kube.port import DEPLOYMENTS, INTERCEPTS, SESSIONS
-
-TPROXY = ("python", "-c", "from tproxy_cli.main import main; main()")
-FALLBACK_SECONDS = 7.0
-"""How long clients may wait for the app after the laptop fell silent."""
-
-
-class Laptop:
-    """What a person does at the laptop, with a Deployment `web` of two pods and a local app on port 3000."""
-
-    def __init__(self, lab: Any, namespace: str) -> None:
-        self.lab = lab
-        self.namespace = namespace
-        directory = Path(lab.layout.laptop_environment["XDG_RUNTIME_DIR"]) / "tproxy"
-        self.lock, self.log = directory / "daemon.lock", Path(lab.layout.laptop_environment["XDG_STATE_HOME"])
-
-    def tproxy(self, *arguments: str, check: bool = True) -> Any:
-        return self.lab.exec("laptop", *TPROXY, *arguments, check=check)
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.tproxy(*arguments, "-o", "json").stdout)
-
-    def intercept(self, *arguments: str) -> Any:
-        return self.json("intercept", "web", "-p", "3000", "-n", self.namespace, *arguments)
-
-    def pid(self) -> int:
-        return int(self.lock.read_text())
-
-    def seen(self) -> str:
-        """Who answers the outside user."""
-        url = f"http://web.{self.namespace}.svc.cluster.local/"
-        answer = self.lab.exec("user", "curl", "-s", "--max-time", "10", url, check=False).stdout
-        return "laptop" if answer.startswith("laptop") else "pod" if answer.startswith("web-") else answer
-
-    def wait_seen(self, who: str, seconds: float = 10.0) -> float:
-        """Wait until `who` answers; how long that took."""
-        began = time.monotonic()
-        self.lab.wait(lambda: self.seen() == who, f"an answer by the {who}", seconds)
-        return time.monotonic() - began
 
 
 @pytest.fixture
 def laptop(lab: Any, namespace: str) -> Iterator[Laptop]:
     """A laptop without a daemon, and with a local app."""
-    hello = Path(__file__).with_name("hello.py")
-    app = lab.start("exec", "laptop", "--", "env", "POD=laptop", "python", str(hello), "--port", "3000")
     one = Laptop(lab, namespace)
+
+    def serves() -> bool:
+        return bool(lab.exec("laptop", "curl", "-s", "http://127.0.0.1:3000/", check=False).returncode == 0)
+
+    app = local_app(lab, [str(Path(__file__).with_name("hello.py")), "--port", "3000"], serves)
     try:
         lab.apply(lab.server("web", replicas=2), namespace)
-        lab.wait(
-            lambda: lab.exec("laptop", "curl", "-s", "http://127.0.0.1:3000/", check=False).returncode == 0, "local app"
-        )
         yield one
     finally:
         one.tproxy("quit", check=False)

@@ -1,0 +1,163 @@
+"""The daemon's gRPC port: only for who is inside its pod and has the token; everybody else is refused and named once."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from tests.kernel.namespaces import Namespace
+from tests.lab.laptop import network
+from tests.lab.scene import Scene
+from tproxy.kube.port import SESSIONS
+from tproxy.rpc.channel import CLIENT_OPTIONS, METHOD
+from tproxy.rpc.v1.tunnel_pb2 import Batch, Frame, Hello, Open
+from tproxy.tasks import Tasks
+
+PORT = 4770
+
+
+class Door:
+    """One node daemon's gRPC port, from inside its pod."""
+
+    def __init__(self, scene: Scene, inside: Namespace, pod: Any) -> None:
+        self.scene, self.inside, self.pod = scene, inside, pod
+        self.session = scene.lab.client.list(SESSIONS, scene.namespace)[0]["metadata"]["name"]
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """The log's lines on refused tunnels."""
+        log = self.scene.lab.run("logs", f"{self.pod['namespace']}/{self.pod['name']}").stdout
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["message"] == "tunnel refused"]
+
+    def traffic(self) -> tuple[float, ...]:
+        """What would change if anything had been opened."""
+        names = ("tproxy_tunnels", 'tproxy_connections_active{place="laptop"}', 'tproxy_connections_active{place="app"}')
+        return tuple(self.scene.metric(self.pod["node"], name) for name in names)
+
+    def say(self, *batches: bytes) -> grpc.StatusCode:
+        """Open a stream, say this, wait for the end; how it was ended."""
+
+        async def call() -> grpc.StatusCode:
+            async with relayed(self.inside) as address, grpc.aio.insecure_channel(address, CLIENT_OPTIONS) as channel:
+                stream = channel.stream_stream(METHOD)()
+                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    for batch in batches:
+                        await stream.write(batch)
+                async with asyncio.timeout(10):
+                    return await stream.code()
+
+        return asyncio.run(call())
+
+
+@contextlib.asynccontextmanager
+async def relayed(inside: Namespace) -> Any:
+    """A unix socket here that leads to the port there: gRPC's client makes its sockets itself."""
+    path = f"/tmp/tproxy-door-{os.getpid()}-{secrets.token_hex(4)}"  # noqa: S108
+    tasks = Tasks("door")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        except ConnectionError:
+            writer.transport.abort()
+        finally:
+            writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(sock=await inside.connect("127.0.0.1", PORT))
+        tasks.start(pump(reader, there[1]), "in")
+        tasks.start(pump(there[0], writer), "out")
+
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield f"unix:{path}"
+    finally:
+        server.close()
+        # gRPC keeps its end for a minute.
+        await tasks.close()
+        os.unlink(path)
+
+
+@pytest.fixture
+def door(scene: Scene) -> Iterator[Door]:
+    """The door of node1, with a live Session."""
+    pod = next(one for one in scene.lab.pods("tproxy-system") if one["node"] == "node1")
+    inside = network(pod["netns"])
+    try:
+        with scene.intercepted():
+            yield Door(scene, inside, pod)
+    finally:
+        inside.netns.close()
+
+
+def hello(door: Door, **changes: Any) -> bytes:
+    fields = {"version": 1, "min_version": 1, "namespace": door.scene.namespace, "session": door.session}
+    return Batch(frames=[Frame(hello=Hello(**(fields | {"token": b"x" * 32} | changes)))]).SerializeToString()
+
+
+DIAL = Batch(frames=[Frame(conn=1, open=Open(kind=Open.KIND_DIAL))]).SerializeToString()
+
+WRONG: dict[str, Callable[[Door], tuple[bytes, ...]]] = {
+    "wrong token": lambda door: (hello(door),),
+    "no token": lambda door: (hello(door, token=b""),),
+    "no such session": lambda door: (hello(door, session="nobody"),),
+    "wrong version": lambda door: (hello(door, version=9, min_version=9),),
+    "no hello first": lambda door: (DIAL, hello(door)),
+    "garbage": lambda door: (secrets.token_bytes(512),),
+    "half a hello": lambda door: (hello(door)[:20],),
+    "silence": lambda door: (),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_whoever_is_wrong_is_refused_and_logged_once(door: Door, wrong: str) -> None:
+    before, known = door.traffic(), len(door.refusals())
+    refused = door.scene.metric("node1", "tproxy_tunnels_refused_total")
+    tries = 1 if wrong == "silence" else 3
+    codes = {door.say(*WRONG[wrong](door)) for _ in range(tries)}
+    version = grpc.StatusCode.FAILED_PRECONDITION
+    assert codes == {version if wrong == "wrong version" else grpc.StatusCode.UNAUTHENTICATED}
+    assert door.scene.metric("node1", "tproxy_tunnels_refused_total") == refused + tries
+    logged = door.refusals()[known:]
+    assert len({line["reason"] for line in logged}) == len(logged) <= 1, "never the same reason twice"
+    assert door.refusals(), "but once"
+    assert door.traffic() == before
+    assert door.scene.seen() == "laptop", "others are not disturbed"
+
+
+@pytest.mark.parametrize("spoken", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", secrets.token_bytes(4096), b"PRI * HT", b""])
+def test_what_is_no_grpc_is_hung_up_on(door: Door, spoken: bytes) -> None:
+    before = door.traffic()
+    with door.inside.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(12)
+        sock.connect(("127.0.0.1", PORT))
+        sock.sendall(spoken)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(4096):
+                pass
+    assert time.monotonic() - began < 10
+    assert door.traffic() == before
+    assert door.scene.seen() == "laptop"
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_from_outside_its_pod_there_is_no_door(scene: Scene, family: int) -> None:
+    web, daemon = scene.pods()[0], next(one for one in scene.lab.pods("tproxy-system") if one["node"] == "node1")
+    address = daemon["addresses"][family]
+    url = f"http://[{address}]" if family else f"http://{address}"
+    for place in ("user", "node/1", "node/2", f"pod/{scene.namespace}/{web['name']}"):
+        closed = scene.lab.exec(place, "curl", "-sg", "--max-time", "3", f"{url}:{PORT}/", check=False)
+        assert closed.returncode == 7, f"{place}: {closed.stdout}"
+        health = scene.lab.exec(place, "curl", "-sg", "--max-time", "3", f"{url}:4771/healthz")
+        assert health.stdout == "ok\n", "there is a daemon at this address"

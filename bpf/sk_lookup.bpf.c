@@ -18,6 +18,7 @@
 
 #define MAX_PORTS 1024
 #define MAX_OWN 16384
+#define MAX_PASSED 16384
 
 /* Present means steered. Only the daemon adds and removes entries. */
 struct {
@@ -45,6 +46,15 @@ struct {
 	__type(value, __u8);
 } tproxy_own SEC(".maps");
 
+/* Who is let through to which of the pod's ports: checkers that shall find out that the app is gone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PASSED);
+	__type(key, struct tproxy_passed);
+	__type(value, __u8);
+} tproxy_passed SEC(".maps");
+
 /* One deadline, bpf_ktime_get_ns() time. All attachments of a daemon share the map: one write renews them all. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -61,6 +71,18 @@ static int lease_holds(void)
 	return deadline && bpf_ktime_get_ns() < *deadline;
 }
 
+static void remote_address(const struct bpf_sk_lookup *ctx, __u32 address[4])
+{
+	if (ctx->family == AF_INET) {
+		address[0] = ctx->remote_ip4;
+	} else {
+		address[0] = ctx->remote_ip6[0];
+		address[1] = ctx->remote_ip6[1];
+		address[2] = ctx->remote_ip6[2];
+		address[3] = ctx->remote_ip6[3];
+	}
+}
+
 static int is_own(const struct bpf_sk_lookup *ctx)
 {
 	struct tproxy_source source = {
@@ -68,15 +90,19 @@ static int is_own(const struct bpf_sk_lookup *ctx)
 		.family = (__u16)ctx->family,
 	};
 
-	if (ctx->family == AF_INET) {
-		source.address[0] = ctx->remote_ip4;
-	} else {
-		source.address[0] = ctx->remote_ip6[0];
-		source.address[1] = ctx->remote_ip6[1];
-		source.address[2] = ctx->remote_ip6[2];
-		source.address[3] = ctx->remote_ip6[3];
-	}
+	remote_address(ctx, source.address);
 	return bpf_map_lookup_elem(&tproxy_own, &source) != NULL;
+}
+
+static int is_passed(const struct bpf_sk_lookup *ctx)
+{
+	struct tproxy_passed passed = {
+		.port = (__u16)ctx->local_port,
+		.family = (__u16)ctx->family,
+	};
+
+	remote_address(ctx, passed.address);
+	return bpf_map_lookup_elem(&tproxy_passed, &passed) != NULL;
 }
 
 SEC("sk_lookup")
@@ -103,6 +129,12 @@ int tproxy_lookup(struct bpf_sk_lookup *ctx)
 	/* Our own connection to the app would come back to us for ever: let it through, lease or no lease. */
 	if (is_own(ctx)) {
 		counters->own++;
+		return SK_PASS;
+	}
+
+	/* A checker, and the app is gone: the kernel refuses, as it would without us. */
+	if (is_passed(ctx)) {
+		counters->passed++;
 		return SK_PASS;
 	}
 

@@ -20,6 +20,7 @@ struct tproxy_counters {
 	__u64 own;
 	__u64 lease_expired;
 	__u64 no_listener;
+	__u64 passed;
 };
 
 /* The source of one of our own connections to the app, as its SYN carries it. */
@@ -27,6 +28,13 @@ struct tproxy_source {
 	__u32 address[4]; /* network order; IPv4 in the first word, the rest zero */
 	__u16 port;       /* network order */
 	__u16 family;     /* AF_INET also for IPv4 sent from an IPv6 socket: the packet counts */
+};
+
+/* Who is let through to one of the pod's ports. */
+struct tproxy_passed {
+	__u32 address[4]; /* as in tproxy_source */
+	__u16 port;       /* the pod's, host order */
+	__u16 family;
 };
 
 /* Keys of the listener map. */

@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import subprocess
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -53,7 +54,13 @@ def test_source(types: Types) -> None:
 
 def test_counters(types: Types) -> None:
     assert types["tproxy_counters"]["size"] == layout.COUNTERS_SIZE
-    assert offsets(types, "tproxy_counters") == {"steered": 0, "own": 8, "lease_expired": 16, "no_listener": 24}
+    assert offsets(types, "tproxy_counters") == {
+        "steered": 0,
+        "own": 8,
+        "lease_expired": 16,
+        "no_listener": 24,
+        "passed": 32,
+    }
 
 
 def test_listeners(types: Types) -> None:
@@ -64,7 +71,14 @@ def test_listeners(types: Types) -> None:
 
 def test_names_survive_the_kernel() -> None:
     """It cuts names after 15 characters."""
-    for name in (layout.PROGRAM, layout.PORTS_MAP, layout.OWN_MAP, layout.LISTENERS_MAP, layout.LEASE_MAP):
+    for name in (
+        layout.PROGRAM,
+        layout.PORTS_MAP,
+        layout.OWN_MAP,
+        layout.PASSED_MAP,
+        layout.LISTENERS_MAP,
+        layout.LEASE_MAP,
+    ):
         assert name.startswith("tproxy")
         assert len(name) <= 15
 
@@ -86,5 +100,12 @@ def test_zone_is_no_part_of_a_source() -> None:
 
 
 def test_counters_of_all_processors() -> None:
-    values = [struct.pack("=QQQQ", *range(cpu, cpu + 4)) for cpu in (0, 10, 2**40)]
-    assert layout.counters(values) == Counters(*(10 + 2**40 + 3 * column for column in range(4)))
+    values = [struct.pack("=QQQQQ", *range(cpu, cpu + 5)) for cpu in (0, 10, 2**40)]
+    assert layout.counters(values) == Counters(*(10 + 2**40 + 3 * column for column in range(5)))
+
+
+@given(address=st.ip_addresses(), port=st.integers(1, 65535))
+def test_who_is_let_through_to_which_port(address: IPv4Address | IPv6Address, port: int) -> None:
+    key = layout.passed_key(str(address), port)
+    assert (key[:16], key[18:]) == (layout.source_key(str(address), 1)[:16], layout.source_key(str(address), 1)[18:])
+    assert struct.unpack("=H", key[16:18]) == (port,)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tproxy.model.conflict import Claim, decide
-from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStatus, PodStatus
+from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStatus, PodStatus, Probes
 from tproxy.model.pod import Pod, Service
 from tproxy.model.session import Session
 from tproxy.model.workload import matches
@@ -18,11 +18,15 @@ _SEVERITY = (NodeState.READY, NodeState.PENDING, NodeState.CONFLICTED, NodeState
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where connections to one port of a pod go. `intercept` and `session` are UIDs, `name` is for people."""
+    """Where connections to one port of a pod go, and health checks.
+
+    `intercept` and `session` are UIDs, `name` is for people.
+    """
 
     intercept: str
     session: str
     name: str
+    probes: Probes = "app"
 
 
 Routes = Mapping[int, Route]
@@ -146,7 +150,7 @@ def _settle(claims: Sequence[Claim], pod: Pod, view: View) -> tuple[Routes, dict
                 pod, NodeState.PENDING, "NoTunnel", "no tunnel from the laptop to this node"
             )
             continue
-        route = Route(intercept.uid, claim.session.uid, f"{intercept.namespace}/{intercept.name}")
+        route = Route(intercept.uid, claim.session.uid, f"{intercept.namespace}/{intercept.name}", intercept.probes)
         routes.update({port.port: route for port in intercept.ports})
         verdicts[intercept.uid] = _progress(intercept, route, pod, view)
     return routes, verdicts

@@ -16,6 +16,7 @@ from tproxy.kube.config import load
 from tproxy.rpc.server import TunnelServer
 from tproxy.steer.choose import open_steering
 from tproxy.steer.port import Steering
+from tproxy.tasks import Tasks
 from tproxy.version import VERSION
 from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.http import HttpServer
@@ -24,6 +25,7 @@ from tproxy_node.mirror import Mirror
 from tproxy_node.options import Options
 from tproxy_node.owners import Owners
 from tproxy_node.places import Places
+from tproxy_node.probing import Probing
 from tproxy_node.reconcile import Parts, Reconciler
 from tproxy_node.relay import Limits, Relay
 from tproxy_node.sessions import Identity, Sessions
@@ -48,7 +50,9 @@ class Daemon:
         self._sessions = Sessions(self._cluster, self._changed)
         self._mirror = Mirror(options.node, self._changed, self._sessions.applied, self._sessions.removed)
         total = min(Limits().total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
-        self._relay = Relay(self._sessions.pick, Limits(total=total))
+        self._probing = Probing(options.probe_agents)
+        self._relay = Relay(self._sessions.pick, Limits(total=total), self._probing)
+        self._tasks = Tasks("daemon")
         self._statuses = StatusWriter(self._cluster, options.node)
         self._owners = Owners(self._cluster, self._changed)
         self._steering = _open_steering(options.steering)
@@ -91,6 +95,8 @@ class Daemon:
         http, grpc = self._options.http, self._options.grpc
         await self._http.start(http.host, http.port)
         port = await self._server.start(grpc.host, grpc.port)
+        self._tasks.start(self._probing.follow(self._cluster, self._options.node, self._options.proc), "probing")
+        self._tasks.start(self._relay.look_for_apps(), "apps")
         self._sessions.start()
         self._reconciler.start()
         self._mirror.start(self._cluster)
@@ -103,6 +109,7 @@ class Daemon:
     async def stop(self) -> None:
         """Give everything back."""
         self._stopping = True
+        await self._tasks.close()
         await self._mirror.close()
         await _at_most(DETACH_SECONDS, self._reconciler.stop())
         await _at_most(STATUS_SECONDS, self._statuses.settle())

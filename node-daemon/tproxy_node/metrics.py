@@ -19,9 +19,9 @@ from tproxy_node.sessions import Sessions
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-OUTCOMES = ("laptop", "app_left", "app_limit", "app_no_tunnel")
+OUTCOMES = ("laptop", "app_left", "app_limit", "app_no_tunnel", "app_probe")
 PLACES = ("laptop", "app")
-VERDICTS = ("steered", "own", "lease_expired", "no_listener")
+VERDICTS = ("steered", "own", "lease_expired", "no_listener", "passed")
 
 
 @dataclass(frozen=True, slots=True)

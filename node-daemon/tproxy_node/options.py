@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tproxy.http.probe import KUBELET
 from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
 
@@ -28,6 +29,7 @@ class Options:
     grpc: Listen
     http: Listen
     steering: str
+    probe_agents: tuple[str, ...]
     log_level: str
     log_format: str
 
@@ -74,11 +76,19 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         default=AUTO,
         help="how the kernel is told; auto is sk_lookup, or tproxy where the kernel lacks that (default: %(default)s)",
     )
+    parser.add_argument(
+        "--probe-agent",
+        action="append",
+        metavar="PREFIX",
+        help=f"what a health checker's User-Agent begins with; repeatable (default: {KUBELET})",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
     )
     found = parser.parse_args(arguments)
+    if "" in (found.probe_agent or ()):
+        parser.error("--probe-agent: every User-Agent begins with nothing")
     if not found.node:
         parser.error("which node is this? give --node or $NODE_NAME")
     return Options(
@@ -88,6 +98,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         grpc=found.grpc,
         http=found.http,
         steering=found.steering,
+        probe_agents=tuple(found.probe_agent or (KUBELET,)),
         log_level=found.log_level,
         log_format=found.log_format,
     )

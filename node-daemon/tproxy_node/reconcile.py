@@ -224,6 +224,7 @@ class Reconciler:
         parts = self._parts
         relay = PodRelay(parts.relay, op.pod, parts.steering.attach(place.netns, ()), op.routes)
         try:
+            relay.watch_probes(place.netns)
             # Only once somebody accepts does the kernel get to know the ports.
             await relay.serve()
         except BaseException:

@@ -1,7 +1,7 @@
 """Takes the connections that the kernel hands over and passes each on: to the laptop, or to the app.
 
     client ──► listener in the pod's namespace ──► tunnel ──► laptop      the port has a route and its session a stream
-                                               └─► upstream ──► app       everything else (fail open)
+                                               └─► upstream ──► app       health checks, and everything else (fail open)
 
 What one session, and all of them together, may hold is limited. A session over its limit is served by the app; when the
 node is full the kernel is told to steer nothing until there is room again.
@@ -15,13 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from tproxy.http.probe import classify
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
+from tproxy.netns.handle import Netns
 from tproxy.steer.port import Attachment, SteeredPort
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import Bridge, abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_node.desired import Route, Routes
+from tproxy_node.first_bytes import FirstBytes
 from tproxy_node.plan import PodRef
+from tproxy_node.probing import PodProbing, Probing
 from tproxy_node.splice import Splice
 
 log = logging.getLogger(__name__)
@@ -35,11 +39,14 @@ DRAIN_SECONDS = 30.0
 HANDSHAKE_SECONDS = 5.0
 """What handshakes begun towards our listener get to finish after a detach."""
 
+LOOK_SECONDS = 1.0
+"""How often to look whether the apps still listen."""
+
 ROOM_AGAIN = 0.9
 """Steering comes back when no more than this part of the total limit is in use."""
 
 Verdicts = Counter[str]
-"""Connections by what the kernel did with them: steered, own, lease_expired, no_listener."""
+"""Connections by what the kernel did with them: steered, own, lease_expired, no_listener, passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,10 @@ class Relay:
     `resets` those that did not end in order, `active` what there is at `laptop` and `app` now.
     """
 
-    def __init__(self, pick: Callable[[str], Endpoint | None], limits: Limits) -> None:
+    def __init__(self, pick: Callable[[str], Endpoint | None], limits: Limits, probing: Probing | None = None) -> None:
         self.pick = pick
         self.limits = limits
+        self.probing = probing or Probing()
         self.opened: Counter[str] = Counter()
         self.resets: Counter[str] = Counter()
         self.active: Counter[str] = Counter()
@@ -108,6 +116,13 @@ class Relay:
         """Add what an attachment has counted that is about to end."""
         self._past.update(verdicts)
 
+    async def look_for_apps(self) -> None:
+        """Look for ever whether the apps of intercepted ports still listen."""
+        while True:
+            for pod in self.pods:
+                pod.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
     async def idle(self) -> None:
         """Wait until no connection is left."""
         await self._idle.wait()
@@ -127,6 +142,7 @@ class PodRelay:
         self.routes: Routes = dict(routes)
         self._relay = relay
         self._attachment = attachment
+        self._probing: PodProbing | None = None
         self._steering = True
         self._servers: list[asyncio.Server] = []
         self._laptop: dict[tuple[int, str], set[Tunnelled]] = {}  # by port and intercept UID
@@ -142,9 +158,20 @@ class PodRelay:
         self._relay.pods.add(self)
         self.apply()
 
+    def watch_probes(self, netns: Netns) -> None:
+        """Learn who may be probing this pod, and see from now on whether its app listens. Raises OSError."""
+        self._probing = PodProbing(self._relay.probing, netns, self._attachment)
+        self.look()
+
+    def look(self) -> None:
+        """See whether the app listens on the ports whose health checks are its own."""
+        if self._probing is not None and self._steering:
+            self._probing.look(frozenset(port for port, route in self.routes.items() if route.probes == "app"))
+
     def set_routes(self, routes: Routes) -> None:
         """Route like this from now on; connections that lose their intercept have `DRAIN_SECONDS` left."""
         self.routes = dict(routes)
+        self.look()
         self.apply()
         self._drain()
 
@@ -161,6 +188,7 @@ class PodRelay:
             totals["own"] += counters.own
             totals["lease_expired"] += counters.lease_expired
             totals["no_listener"] += counters.no_listener
+            totals["passed"] += counters.passed
         return totals
 
     async def finish(self) -> None:
@@ -196,6 +224,8 @@ class PodRelay:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        if self._probing is not None:
+            self._probing.close()
         self._attachment.close()
 
     def _drain(self) -> None:
@@ -214,6 +244,8 @@ class PodRelay:
         route = self.routes.get(destination.port)
         if route is None:
             self._to_app(transport, destination, "left")
+        elif route.probes == "app" and self._from_node(source) and self._app_missing(destination):
+            self._to_app(transport, destination, "probe")
         elif self._relay.by_session[route.session] >= self._relay.limits.per_session:
             self._to_app(transport, destination, "limit")
         elif (stream := self._relay.pick(route.session)) is None:
@@ -227,12 +259,34 @@ class PodRelay:
         key = (destination.port, route.intercept)
         connection = Tunnelled(self, key, route.session)
         self._laptop.setdefault(key, set()).add(connection)
-        self._relay.opened["laptop"] += 1
         self._relay.entered("laptop", route.session)
         request = OpenRequest(FlowKind.INBOUND, destination, source, route.intercept, str(self.pod))
-        connection.join(stream.open(request, connection))
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
+        conn = stream.open(request, connection)
+        connection.join(conn)
+        if route.probes == "laptop":
+            self._relay.opened["laptop"] += 1
+            transport.set_protocol(connection)
+            connection.connection_made(transport)
+            return
+
+        def settled(probe: tuple[asyncio.Transport, bytes] | None) -> None:
+            if probe is None:
+                self._relay.opened["laptop"] += 1
+                return
+            conn.reset(ResetReason.RESET, "a health check, which is the app's")
+            self.tunnelled_lost(connection, key, route.session)
+            self._to_app(probe[0], destination, "probe", probe[1])
+
+        agents, from_node = self._relay.probing.agents, self._from_node(source)
+        first = FirstBytes(connection, conn, lambda data: classify(data, agents, from_node), settled)
+        transport.set_protocol(first)
+        first.connection_made(transport)
+
+    def _from_node(self, source: Address) -> bool:
+        return self._probing is not None and self._probing.from_node(source.host)
+
+    def _app_missing(self, destination: Address) -> bool:
+        return self._probing is not None and self._probing.app_missing(destination.port)
 
     def tunnelled_lost(self, connection: "Tunnelled", key: tuple[int, str], session: str) -> None:
         """A connection to the laptop is over."""
@@ -246,7 +300,8 @@ class PodRelay:
         """The far end of a connection is gone."""
         self._relay.resets[reason.value] += 1
 
-    def _to_app(self, transport: asyncio.Transport, destination: Address, why: str) -> None:
+    def _to_app(self, transport: asyncio.Transport, destination: Address, why: str, first: bytes = b"") -> None:
+        """Join with the app, which gets the bytes that were read already."""
         address = (destination.host, destination.port)
         family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
         self._relay.opened[f"app_{why}"] += 1
@@ -262,6 +317,8 @@ class PodRelay:
         self._relay.entered("app", "")
         transport.set_protocol(splice.client)
         splice.client.connection_made(transport)
+        if first:
+            splice.client.data_received(first)
         connecting = self._relay.tasks.start(self._connect(splice, upstream, address), "upstream")
         splice.over.add_done_callback(lambda _: connecting.cancel() if not splice.app.connected else None)
 

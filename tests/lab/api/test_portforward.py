@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -207,6 +208,34 @@ def test_a_client_that_does_not_read_stops_the_app(server: Server) -> None:
 
     server.running_pod()
     asyncio.run(scenario())
+
+
+def test_a_stuck_client_that_goes_is_no_error(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stuck, ended = asyncio.Event(), asyncio.Event()
+
+        async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(bytes(65536))
+                    try:
+                        async with asyncio.timeout(0.5):
+                            await writer.drain()
+                    except TimeoutError:
+                        stuck.set()
+                        await writer.drain()
+            ended.set()
+
+        async with app(talk) as port, websocket(server, port) as ws:
+            await stuck.wait()
+            sock = ws.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            ws._response.connection.transport.abort()
+            await ended.wait()
+
+    server.running_pod()
+    asyncio.run(scenario())
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

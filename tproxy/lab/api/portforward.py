@@ -56,7 +56,7 @@ async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamRespons
         raise BadRequestError(f"unable to forward port because pod is not running. Current status={phase}")
     await ws.prepare(http)
     forward = _Forward(http, ws, pod, ports)
-    with contextlib.suppress(ConnectionResetError):  # the client has gone
+    with contextlib.suppress(ConnectionError):  # the client has gone
         await forward.run(dial)
         await ws.close()
     return ws
@@ -156,7 +156,7 @@ class _Connection(asyncio.Protocol):
             self._forward.tasks.start(self._wait_and_send(data), "to a slow client")
 
     async def _wait_and_send(self, data: bytes) -> None:
-        with contextlib.suppress(ConnectionResetError):  # of the client, whose end is noticed where it is read
+        with contextlib.suppress(ConnectionError):  # of the client, whose end is noticed where it is read
             await self._forward.ws.send_bytes(bytes((self._channel,)) + data)
         if not self._transport.is_closing():
             self._transport.resume_reading()

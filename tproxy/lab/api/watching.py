@@ -45,7 +45,7 @@ async def serve(http: web.Request, store: Store, kind: Kind, namespace: str) -> 
         except TimeoutError:
             transport.abort()
             break
-        except ConnectionResetError:
+        except ConnectionError:
             break  # The client has left since.
     return response
 

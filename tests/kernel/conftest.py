@@ -54,12 +54,18 @@ def steering(backend: str) -> Iterator[Steering]:
 
 
 @pytest.fixture
-def play(namespaces: Namespaces, tmp_path: Path) -> Play:
+def chosen() -> str:
+    """What node daemons are told to steer by; modules of tests may say otherwise."""
+    return "auto"
+
+
+@pytest.fixture
+def play(namespaces: Namespaces, tmp_path: Path, chosen: str) -> Play:
     """Runs a scenario with a node daemon, its API server and whatever else the scenario asks for."""
 
     def run(scenario: Callable[[Stage], Awaitable[None]]) -> None:
         async def whole() -> None:
-            async with asyncio.timeout(60), stage(namespaces, tmp_path) as made:
+            async with asyncio.timeout(60), stage(namespaces, tmp_path, chosen) as made:
                 await scenario(made)
 
         asyncio.run(whole())

@@ -163,7 +163,8 @@ class Laptop:
 class Stage:
     """Use `async with stage(...)`."""
 
-    def __init__(self, namespaces: Namespaces, directory: Path) -> None:
+    def __init__(self, namespaces: Namespaces, directory: Path, steering: str = "auto") -> None:
+        self.steering = steering
         self.namespaces = namespaces
         self.store = Store([*builtin_kinds(), *custom_kinds()])
         for namespace in ("default", NAMESPACE):
@@ -205,6 +206,7 @@ class Stage:
         """Start it; does not wait."""
         command = [sys.executable, "-m", "tproxy_node", "--node", NODE, "--kubeconfig", str(self.write_kubeconfig())]
         command += ["--grpc", f"127.0.0.1:{self.grpc}", "--http", f"127.0.0.1:{self.http}"]
+        command += ["--steering", self.steering]
         path = os.pathsep.join([str(ROOT), str(ROOT / "node-daemon")])
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(command, stderr=log, env={**os.environ, "PYTHONPATH": path})
@@ -291,9 +293,9 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(namespaces: Namespaces, directory: Path) -> AsyncIterator[Stage]:
-    """An API server and a ready daemon."""
-    made = Stage(namespaces, directory)
+async def stage(namespaces: Namespaces, directory: Path, steering: str = "auto") -> AsyncIterator[Stage]:
+    """An API server and a ready daemon that steers by `steering`."""
+    made = Stage(namespaces, directory, steering)
     try:
         await made.start_api()
         made.start_daemon()

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.kernel.answering import PORT, endpoint
+from tests.kernel.backends import BACKENDS
 from tests.kernel.hammer import Hammer
 from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, until
 from tests.kernel.node import NAMESPACE, Laptop, Pod, Stage
@@ -22,6 +23,12 @@ from tests.kernel.scenes import (
     who,
 )
 from tproxy.kube.port import INTERCEPTS
+
+
+@pytest.fixture(params=BACKENDS)
+def chosen(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn."""
+    return str(request.param)
 
 
 def test_there_and_back(play: Play) -> None:

@@ -1,3 +1,5 @@
+"""The lab's DNS: names of Services and pods, and of nothing else."""
+
 import dns.flags
 import dns.message
 import dns.rcode

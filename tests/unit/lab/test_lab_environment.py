@@ -1,3 +1,5 @@
+"""A container's environment and the references in its command."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

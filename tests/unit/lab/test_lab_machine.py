@@ -1,3 +1,5 @@
+"""What the lab needs of a machine, and what it says when that is missing."""
+
 import os
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Manifests: what people write, and what is refused."""
+
 from pathlib import Path
 
 import pytest

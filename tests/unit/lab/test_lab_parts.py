@@ -1,3 +1,5 @@
+"""Parts of the lab that need no namespaces: processes, logs, records, layout."""
+
 import asyncio
 import json
 import stat

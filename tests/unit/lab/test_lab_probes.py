@@ -1,3 +1,5 @@
+"""Probes as a kubelet sends them, against real servers."""
+
 import asyncio
 import socket
 import threading

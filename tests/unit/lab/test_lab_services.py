@@ -1,3 +1,5 @@
+"""The rules for Services, and that nft understands them."""
+
 import shutil
 import subprocess
 

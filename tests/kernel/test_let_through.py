@@ -10,17 +10,15 @@ import pytest
 from tests.kernel.answering import PORT, ask, serving
 from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, POD_IP4, POD_IP6, PodNetwork, run
 from tproxy.netns.gateways import gateways_of
-from tproxy.steer.port import Counters, SteeredPort
-from tproxy.steer.sk_lookup import SkLookup
+from tproxy.steer.port import Counters, SteeredPort, Steering
 from tproxy.steer.sock_diag import ListenerList
 
 SOURCES = {POD_IP4: OUTSIDE_IP4, POD_IP6: OUTSIDE_IP6}
 
 
 @pytest.mark.parametrize("host", SOURCES)
-def test_some_sources_are_let_through_to_a_port(network: PodNetwork, host: str) -> None:
-    async def scenario(steering: SkLookup) -> None:
-        steering.renew(60)
+def test_some_sources_are_let_through_to_a_port(network: PodNetwork, steering: Steering, host: str) -> None:
+    async def scenario() -> None:
         attachment = steering.attach(network.pod.netns, [SteeredPort(PORT), SteeredPort(PORT + 1)])
         async with serving("tproxy", attachment.listeners):
 
@@ -34,9 +32,12 @@ def test_some_sources_are_let_through_to_a_port(network: PodNetwork, host: str) 
             attachment.let_through([("10.77.0.9", PORT), ("fd77::9", PORT)])
             assert await who() == "tproxy"
             assert attachment.counters()[PORT] == Counters(steered=1, passed=1)
+            attachment.let_through([(f"::ffff:{SOURCES[POD_IP4]}", PORT)])
+            assert await who() == ("refused" if host == POD_IP4 else "tproxy")
+            attachment.stop()
+            assert attachment.let_through([])
 
-    with contextlib.closing(SkLookup()) as steering:
-        asyncio.run(scenario(steering))
+    asyncio.run(scenario())
 
 
 def test_listening_ports(network: PodNetwork) -> None:

@@ -2,13 +2,17 @@
 
 A *port set* is a `bitmap:port` of a single port. A *list* is a `list:set` of port sets, which a rule matches when the
 packet's port is in one of its members; its entries may have a timeout, and count packets. Neither belongs to an address
-family. Creating and adding what exists is no error.
+family. A *source set* is a `hash:ip,port` of one family: who may come to which TCP port. Creating and adding what
+exists is no error.
 """
 
 import errno
+import socket
 import struct
+from collections import Counter
 from collections.abc import Iterable
 
+from tproxy.netns.addresses import IPAddress
 from tproxy.netns.handle import Netns
 from tproxy.netns.netlink import Netlink, attribute, attributes
 
@@ -20,7 +24,8 @@ _GENERIC = bytes(4)  # struct nfgenmsg: no family, version 0, no resource
 _NESTED, _NETWORK_ORDER = 0x8000, 0x4000
 _KIND_MASK = 0x3FFF
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ENTRIES, _LINENO = range(1, 10)
-_PORT, _PORT_TO, _TIMEOUT, _DATA_FLAGS = 4, 5, 6, 8
+_IP, _PORT, _PORT_TO, _TIMEOUT, _TRANSPORT, _DATA_FLAGS = 1, 4, 5, 6, 7, 8
+_HASH_SIZE = 18
 _NAME, _PACKETS = 18, 25
 _WITH_COUNTERS = 1 << 3
 _NAMES_ONLY = 1 << 1
@@ -43,14 +48,27 @@ class IpSets:
     def create_port(self, name: str, port: int) -> None:
         """A port set, with its port in it."""
         one = _u16(_PORT, port)
-        self._create(name, "bitmap:port", 0, one + _u16(_PORT_TO, port))
+        self._create(name, "bitmap:port", 0, 0, one + _u16(_PORT_TO, port))
         self._command(_ADD, _set(name) + attribute(_DATA | _NESTED, one))
 
     def create_list(self, name: str, timeout: int = 0) -> None:
         """A list with counters; its entries end after `timeout` seconds unless added with another time, 0 for never."""
         lasting = _u32(_TIMEOUT, timeout) if timeout else b""
         # Revision 1 of the type is the first with counters.
-        self._create(name, "list:set", 1, _u32(_DATA_FLAGS, _WITH_COUNTERS) + lasting)
+        self._create(name, "list:set", 1, 0, _u32(_DATA_FLAGS, _WITH_COUNTERS) + lasting)
+
+    def create_sources(self, name: str, family: int) -> None:
+        """A source set with counters."""
+        # Revision 2 is the first with them; 64 is the smallest table that there is.
+        self._create(name, "hash:ip,port", 2, family, _u32(_HASH_SIZE, 64) + _u32(_DATA_FLAGS, _WITH_COUNTERS))
+
+    def add_source(self, name: str, source: IPAddress, port: int) -> None:
+        """Let one more in."""
+        self._command(_ADD, _set(name) + _source(source, port))
+
+    def delete_source(self, name: str, source: IPAddress, port: int) -> None:
+        """Let one less in."""
+        self._command(_DELETE, _set(name) + _source(source, port))
 
     def run(self, message: bytes) -> None:
         """An `adding` message."""
@@ -101,12 +119,22 @@ class IpSets:
                 counts[values[_NAME].rstrip(b"\0").decode()] = int.from_bytes(values[_PACKETS], "big")
         return counts
 
+    def packets_to(self, name: str) -> Counter[int]:
+        """How many packets the members of a source set have matched, by port."""
+        counts: Counter[int] = Counter()
+        for answer in self._netlink.dump(_SUBSYSTEM | _LIST, _GENERIC + _set(name)):
+            for _, entry in attributes(_values(answer[len(_GENERIC) :]).get(_ENTRIES, b"")):
+                values = _values(entry)
+                counts[int.from_bytes(values[_PORT], "big")] += int.from_bytes(values[_PACKETS], "big")
+        return counts
+
     def close(self) -> None:
         """Release the socket. Idempotent."""
         self._netlink.close()
 
-    def _create(self, name: str, kind: str, revision: int, data: bytes) -> None:
-        described = _text(_TYPENAME, kind) + attribute(_REVISION, bytes([revision])) + attribute(_FAMILY, b"\0")
+    def _create(self, name: str, kind: str, revision: int, family: int, data: bytes) -> None:
+        described = _text(_TYPENAME, kind)
+        described += attribute(_REVISION, bytes([revision])) + attribute(_FAMILY, bytes([family]))
         try:
             self._command(_CREATE, _set(name) + described + attribute(_DATA | _NESTED, data))
         except OSError as error:
@@ -135,6 +163,13 @@ def _set(name: str) -> bytes:
 
 def _text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
+
+
+def _source(source: IPAddress, port: int) -> bytes:
+    # One attribute inside another: 1 for IPv4, 2 for IPv6.
+    address = attribute((1 if source.version == 4 else 2) | _NETWORK_ORDER, source.packed)
+    protocol = attribute(_TRANSPORT, bytes([socket.IPPROTO_TCP]))
+    return attribute(_DATA | _NESTED, attribute(_IP | _NESTED, address) + _u16(_PORT, port) + protocol)
 
 
 def _u16(kind: int, value: int) -> bytes:

@@ -5,9 +5,10 @@ microseconds for each pod. The rules never change while an attachment lasts, so 
 matter of ipsets alone, and a helper process installs and removes them (`iptables_helper`).
 """
 
+import collections
 import contextlib
-import dataclasses
 import errno
+import ipaddress
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from tproxy.netns.addresses import IPAddress
 from tproxy.netns.handle import Netns
 from tproxy.steer.diagnosis import explain_plainly
 from tproxy.steer.emptying import emptied
@@ -41,6 +43,8 @@ class TproxyAttachment:
         self._ports: frozenset[SteeredPort] = frozenset()
         self._made: set[SteeredPort] = set()
         self._past: dict[int, Counters] = {}  # of what the kernel no longer knows
+        self._passed: set[tuple[IPAddress, int]] = set()
+        self._passed_past: collections.Counter[int] = collections.Counter()
         self._message = (0, b"")  # what renews for how many seconds
         self._deadline = 0.0
         self._rules: Rules | None = None
@@ -97,7 +101,29 @@ class TproxyAttachment:
         self._ports -= {port}
 
     def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
-        return not connections  # the rules know ports only
+        if self._stopped or self._taken_over:
+            return True  # nothing is steered
+        wanted = {(_address(host), port) for host, port in connections}
+        with self._unless_taken_over():
+            for source, port in wanted - self._passed:
+                self._sets.add_source(self._passed_set(source), source, port)
+                self._passed.add((source, port))
+            if self._passed != wanted:
+                before = self._passed_packets()
+                for source, port in self._passed - wanted:
+                    self._sets.delete_source(self._passed_set(source), source, port)
+                    self._passed.discard((source, port))
+                # Their counts went with them.
+                self._passed_past += before - self._passed_packets()
+        return True
+
+    def _passed_set(self, source: IPAddress) -> str:
+        return self._names.passed(socket.AF_INET if source.version == 4 else socket.AF_INET6)
+
+    def _passed_packets(self) -> collections.Counter[int]:
+        """Of the sources there are now, by port."""
+        families = (socket.AF_INET, socket.AF_INET6)
+        return sum((self._sets.packets_to(self._names.passed(one)) for one in families), collections.Counter())
 
     def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
         if destination[:2] in self._listening:
@@ -128,12 +154,16 @@ class TproxyAttachment:
     def _counted(self, *ports: SteeredPort) -> dict[int, Counters]:
         lists = (self._names.steered, self._names.own, self._names.late)
         packets = [self._sets.packets(name) for name in lists]
+        passed = self._passed_past + (self._passed_packets() if self._passed else collections.Counter())
         found = {}
         for port in ports:
             past = self._past.get(port.port, Counters())
             steered, own, late = (counts.get(self._names.port(port.port), 0) for counts in packets)
-            found[port.port] = dataclasses.replace(
-                past, steered=past.steered + steered, own=past.own + own, lease_expired=past.lease_expired + late
+            found[port.port] = Counters(
+                steered=past.steered + steered,
+                own=past.own + own,
+                lease_expired=past.lease_expired + late,
+                passed=passed[port.port],
             )
         return found
 
@@ -246,3 +276,9 @@ class Tproxy:
         for attachment in list(self._attachments):
             attachment.close()
         self._rules.close()
+
+
+def _address(host: str) -> IPAddress:
+    """IPv4 leaves an IPv6 socket as IPv4 packets, so a mapped address is what it maps."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address

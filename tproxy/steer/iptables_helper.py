@@ -68,6 +68,8 @@ class Helper:
                 place.sets.create_list(names.lease, timeout=1)
                 for counting in (names.steered, names.own, names.late):
                     place.sets.create_list(counting)
+                for family in FAMILIES:
+                    place.sets.create_sources(names.passed(family), family)
                 _change(netns, "install", names, listeners)
         except (OSError, RulesError) as error:
             self.remove(names)

@@ -2,15 +2,18 @@
 
     PREROUTING    -p tcp --syn                                                   -j tproxy-ID
     tproxy-ID     -m mark --mark OWN -m set --match-set tproxy-ID-own dst        -j RETURN
+                  -m set --match-set tproxy-ID-passed4 src,dst                   -j RETURN
                   -m set --match-set tproxy-ID-lease dst
                                      -m set --match-set tproxy-ID-steered dst    -j TPROXY --on-port LISTENER
                   -m set --match-set tproxy-ID-late dst                          -j RETURN
 
 The rules never change. Which ports are steered, and for how long, is the content of the four lists: each of them has a
-member `tproxy-ID-PORT` for each port, those of `lease` with a timeout. The other three are there to count.
+member `tproxy-ID-PORT` for each port, those of `lease` with a timeout. The other three are there to count. The sets
+`passed4` and `passed6` hold the sources that are let through, each with a port.
 """
 
 import secrets
+import socket
 from dataclasses import dataclass
 
 PREFIX = "tproxy-"
@@ -50,6 +53,10 @@ class Names:
     def late(self) -> str:
         """Counts connections that the app gets because the lease has run out."""
         return f"{self.chain}-late"
+
+    def passed(self, family: int) -> str:
+        """The sources of an address family that are let through to the app, and counts their connections."""
+        return f"{self.chain}-passed{6 if family == socket.AF_INET6 else 4}"
 
     def port(self, port: int) -> str:
         """The set of one port."""

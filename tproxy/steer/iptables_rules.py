@@ -20,6 +20,7 @@ class Mangle:
 
     def __init__(self, family: socket.AddressFamily) -> None:
         kind, self._rule_kind, self._loopback = _PLACES[family]
+        self._family = family
         self._table = kind(kind.MANGLE, autocommit=False)
         self._prerouting = iptc.Chain(self._table, "PREROUTING")
 
@@ -31,8 +32,9 @@ class Mangle:
         own = self._rule([("mark", "mark", f"{OWN_MARK:#x}/{OWN_MASK:#x}"), _in(names.own)], "RETURN")
         steer = self._rule([_in(names.lease), _in(names.steered)], "TPROXY")
         steer.target.on_ip, steer.target.on_port = self._loopback, str(port)
+        passed = self._rule([("set", "match_set", [names.passed(self._family), "src,dst"])], "RETURN")
         late = self._rule([_in(names.late)], "RETURN")
-        for rule in (own, steer, late):
+        for rule in (own, passed, steer, late):
             chain.append_rule(rule)
         self._prerouting.insert_rule(self._jump(names))
         self._table.commit()

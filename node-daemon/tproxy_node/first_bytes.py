@@ -17,7 +17,7 @@ from tproxy.model.flow import ResetReason
 from tproxy.tunnel.bridge import Bridge
 from tproxy.tunnel.conn import Buffer, Conn
 
-REFUSAL_SECONDS = 1.0
+REFUSAL_SECONDS = 0.2
 """How long a client that has said nothing is kept after the laptop refused its connection."""
 
 

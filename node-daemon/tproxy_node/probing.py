@@ -47,7 +47,7 @@ class Probing:
                 own = frozenset()
             try:
                 told = reported(await cluster.get(NODES, node))
-            except TproxyError as error:
+            except (TproxyError, ValueError) as error:
                 log.warning("cannot read the Node: %s", error, extra={"rate_key": "node"})
                 told = frozenset()
             self.addresses = texts(own | told)

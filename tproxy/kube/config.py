@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from tproxy.errors import ClusterError
 from tproxy.kube import credentials
 from tproxy.kube.credentials import Access
-from tproxy.kube.kubeconfig import NO_CLUSTER_HINT, find, read
+from tproxy.kube.kubeconfig import BROKEN_HINT, NO_CLUSTER_HINT, find, read
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -55,7 +55,7 @@ def load(
     server = str(chosen.cluster["server"]).rstrip("/")
     parts = urlsplit(server)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClusterError(f'the server "{server}" of context "{chosen.name}" is no http or https URL')
+        raise ClusterError(f'the server "{server}" of context "{chosen.name}" is no http or https URL', BROKEN_HINT)
 
     def renew() -> Access:
         again = read(paths)

@@ -16,7 +16,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from tproxy.errors import ClusterError, DeniedError
-from tproxy.kube.kubeconfig import Context, Kubeconfig
+from tproxy.kube.kubeconfig import BROKEN_HINT, Context, Kubeconfig
 
 FILE_SECONDS = 60.0
 """How long a token from a file is good for before it is read again, as in client-go."""
@@ -183,7 +183,7 @@ def _data(entry: Mapping[str, Any], key: str, context: Context) -> bytes:
         try:
             return base64.b64decode(str(inline), validate=False)
         except binascii.Error as error:
-            raise ClusterError(f'{key}-data of context "{context.name}" is no base64') from error
+            raise ClusterError(f'{key}-data of context "{context.name}" is no base64', BROKEN_HINT) from error
     return _read(str(entry[key]), context) if entry.get(key) else b""
 
 
@@ -192,4 +192,6 @@ def _read(path: str, context: Context) -> bytes:
         with open(path, "rb") as file:
             return file.read(1 << 20)
     except OSError as error:
-        raise ClusterError(f'{path}, needed by context "{context.name}", cannot be read: {error.strerror}') from error
+        raise ClusterError(
+            f'{path}, needed by context "{context.name}", cannot be read: {error.strerror}', BROKEN_HINT
+        ) from error

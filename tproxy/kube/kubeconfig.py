@@ -16,6 +16,7 @@ from tproxy.errors import ClusterError
 from tproxy.model.workload import nearest
 
 NO_CLUSTER_HINT = "set KUBECONFIG or pass `--kubeconfig FILE`; for a cluster on this machine: `sudo tproxy lab up`"
+BROKEN_HINT = "correct it, or choose another with `--kubeconfig FILE`; `kubectl config view` shows what is there"
 
 _MAX_BYTES = 16 << 20
 _PATH_KEYS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
@@ -120,12 +121,12 @@ def _parse(path: str) -> Entry:
         # libyaml is ten times faster where it is built in, which shows for people with hundreds of clusters.
         content = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (both are safe)
     except OSError as error:
-        raise ClusterError(f"the kubeconfig {path} cannot be read: {error.strerror}") from error
+        raise ClusterError(f"the kubeconfig {path} cannot be read: {error.strerror}", BROKEN_HINT) from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it is no YAML"
-        raise ClusterError(f"the kubeconfig {path}{where} cannot be parsed: {problem}") from error
+        raise ClusterError(f"the kubeconfig {path}{where} cannot be parsed: {problem}", BROKEN_HINT) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -136,15 +137,19 @@ def _parse(path: str) -> Entry:
 def _named(content: Entry, section: str, path: str) -> list[tuple[str, Entry]]:
     entries = content.get(section) or []
     if not isinstance(entries, list):
-        raise ClusterError(f"the kubeconfig {path} cannot be parsed: {section} is no list")
+        raise ClusterError(f"the kubeconfig {path} cannot be parsed: {section} is no list", BROKEN_HINT)
     base = os.path.dirname(os.path.abspath(path))
     named = []
     for item in entries:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-            raise ClusterError(f"the kubeconfig {path} cannot be parsed: an entry of {section} has no name")
+            raise ClusterError(
+                f"the kubeconfig {path} cannot be parsed: an entry of {section} has no name", BROKEN_HINT
+            )
         entry = item.get(section[:-1]) or {}
         if not isinstance(entry, dict):
-            raise ClusterError(f"the kubeconfig {path} cannot be parsed: {section} {item['name']!r} is no mapping")
+            raise ClusterError(
+                f"the kubeconfig {path} cannot be parsed: {section} {item['name']!r} is no mapping", BROKEN_HINT
+            )
         named.append((item["name"], _with_absolute_paths(entry, base)))
     return named
 

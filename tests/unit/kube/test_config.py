@@ -249,8 +249,9 @@ def test_insecure_is_insecure_only_when_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_certificates_that_cannot_be_used(tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any]) -> None:
-    with pytest.raises(ClusterError, match=r'(context "dev".* (cannot be used|is no base64|cannot be read))'):
+    with pytest.raises(ClusterError, match=r'(context "dev".* (cannot be used|is no base64|cannot be read))') as raised:
         loaded(tmp_path, user, cluster, "https://a")
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -283,8 +284,9 @@ def test_a_proxy_we_cannot_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("server", ["api:6443", "ftp://api", "https://"])
 def test_a_server_that_is_no_url(tmp_path: Path, server: str) -> None:
-    with pytest.raises(ClusterError, match='of context "dev" is no http or https URL'):
+    with pytest.raises(ClusterError, match='of context "dev" is no http or https URL') as raised:
         loaded(tmp_path, {}, {}, server)
+    assert raised.value.hint
 
 
 def test_no_cluster(tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_files_that_are_no_kubeconfig(tmp_path: Path, text: str, says: str) -> N
     assert says in raised.value.message
     assert str(path) in raised.value.message
     assert "\n" not in raised.value.message
+    assert "`" in raised.value.hint, "a next command"
 
 
 def test_an_empty_file_has_no_context(tmp_path: Path) -> None:
@@ -155,5 +156,6 @@ def test_an_empty_file_has_no_context(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="cannot be read: Is a directory"):
+    with pytest.raises(ClusterError, match="cannot be read: Is a directory") as raised:
         read((str(tmp_path),))
+    assert raised.value.hint

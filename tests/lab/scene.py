@@ -1,4 +1,4 @@
-"""What the tests of what must hold share: a Deployment on both nodes, a bystander, an app on the laptop, an outsider."""
+"""What the tests of what must hold share: a Deployment on both nodes, a bystander, an app on the laptop."""
 
 import contextlib
 import json

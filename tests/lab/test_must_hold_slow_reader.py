@@ -34,7 +34,7 @@ def test_a_stopped_reader_delays_nobody(scene: Scene, side: str) -> None:
         """Connections with more to carry than anyone reads: nobody takes what is left of them."""
         writers = []
         for _ in range(STALLED):
-            reader, writer = await stack.enter_async_context(connection(scene.outside, host))
+            _, writer = await stack.enter_async_context(connection(scene.outside, host))
             if side == "client":
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
                 writer.write(b"BYTES %d\n" % (1 << 30))

@@ -28,7 +28,7 @@ spec:
         command: [python, {server}, --port, "{port}", --port, "{other}"]
         env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
         ports: [{{name: http, containerPort: {port}}}, {{name: other, containerPort: {other}}}]
-        readinessProbe: {{tcpSocket: {{port: http}}, periodSeconds: 1}}
+        readinessProbe: {{tcpSocket: {{port: other}}, periodSeconds: 1}}
 ---
 apiVersion: v1
 kind: Service

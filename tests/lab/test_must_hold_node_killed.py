@@ -50,7 +50,8 @@ def test_a_killed_node_daemon_costs_only_what_is_in_flight(scene: Scene) -> None
         assert all(one.began + one.seconds >= killed for one in failed), "nothing failed before"
         errors = socket_errors(output)
         assert errors.get("connect", 0) == errors.get("timeout", 0) == 0, output
-        assert errors.get("read", 0) + errors.get("write", 0) <= 96, output
+        # All that are in flight, and those of them that come again while the kernel closes the dead one's sockets.
+        assert errors.get("read", 0) + errors.get("write", 0) <= 128, output
         in_flight = [round((one.began - killed) * 1e3, 1) for one in failed]
         print(f"wrk: {errors}; probes failed: {in_flight} ms after the kill; {prober.count()}")
         scene.lab.wait(lambda: inside.state() == before, "a pod's network as before, after leave")

@@ -316,6 +316,8 @@ def test_a_stopping_node_says_so_and_is_quick(run: Run) -> None:
         listening = TunnelServer("node1", authenticate, lambda _identity, _endpoint: None)
         port = await listening.start("127.0.0.1", 0)
         laptops = [await connect(f"127.0.0.1:{port}", GOOD, no_connections) for _ in range(3)]
+        # A laptop whose own write fails first hears only that: wait until none is under way.
+        await until(lambda: all(laptop.stats.rtt > 0 for laptop in laptops))
         began = time.monotonic()
         await listening.stop()
         reasons = await asyncio.gather(*(asyncio.wait_for(laptop.wait_closed(), 5) for laptop in laptops))

@@ -186,6 +186,49 @@ def test_the_helper_dies_and_is_replaced(network: PodNetwork, steering: Steering
     asyncio.run(scenario())
 
 
+def test_the_helper_dies_before_it_has_undone_anything(network: PodNetwork, steering: Steering) -> None:
+    def as_before() -> bool:
+        steering.renew(60)
+        return network.pod.state() == state
+
+    state = network.pod.state()
+    attachment = steering.attach(network.pod.netns, PORTS)
+    helper = helper_of(os.getpid())
+    os.kill(helper, signal.SIGSTOP)
+    attachment.close()
+    assert network.pod.state() != state
+    os.kill(helper, signal.SIGKILL)
+    asyncio.run(until(as_before, 10))
+
+
+def test_a_helper_that_cannot_be_started_ends_nothing(
+    namespaces: Namespaces, steering: Steering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases are renewed, new attachments fail with a sentence, and all is well as soon as it can be."""
+    one, other = namespaces.make_pod(), namespaces.make_pod()
+
+    async def scenario() -> None:
+        attachment = steering.attach(one.pod.netns, PORTS)
+        async with serving("tproxy", attachment.listeners):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "executable", "/nowhere/python")
+                os.kill(helper_of(os.getpid()), signal.SIGKILL)
+                with pytest.raises(TproxyError, match="process that keeps the rules"):
+                    steering.attach(other.pod.netns, PORTS)
+                steering.renew(60)
+                found = await ask(one.outside, POD_IP4)
+                assert found is not None
+                assert found.who == "tproxy"
+            await until(attached, 10)
+
+    def attached() -> bool:
+        with contextlib.suppress(TproxyError):
+            return bool(steering.attach(other.pod.netns, PORTS))
+        return False
+
+    asyncio.run(scenario())
+
+
 def test_a_helper_that_hangs_costs_one_attachment(namespaces: Namespaces, steering: Steering) -> None:
     one, other = namespaces.make_pod(), namespaces.make_pod()
     state = other.pod.state()

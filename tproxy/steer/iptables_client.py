@@ -27,6 +27,7 @@ INSTALL_SECONDS = 2.0
 """It takes some ten milliseconds, for which the loop that serves waits; a lease should outlast the worst."""
 
 END_SECONDS = 5.0
+RESTART_SECONDS = 2.0
 
 HINT = (
     "a node needs iptables (legacy), ipset and TPROXY in its kernel: `modprobe -a ip_tables xt_TPROXY ip_set_list_set`"
@@ -39,6 +40,8 @@ class Rules:
     def __init__(self) -> None:
         """Raises TproxyError if this machine cannot do it, which takes a try in an empty namespace."""
         self._installed: dict[str, Netns] = {}
+        self._leaving: set[str] = set()
+        self._not_before = 0.0
         self._start()
         try:
             error = self._answer("", time.monotonic() + START_SECONDS)
@@ -51,16 +54,25 @@ class Rules:
             raise
 
     def install(self, names: Names, netns: Netns, listeners: Mapping[int, int]) -> None:
-        """Steer to our listeners' ports (by family) in `netns`, which stays the caller's. Raises TproxyError."""
+        """Steer to our listeners' ports (by family) in `netns`, which stays the caller's.
+
+        Raises TproxyError, or OSError without descriptors.
+        """
         self.poll()
-        self._installed[names.chain] = Netns(os.dup(netns.fileno()))
+        kept = Netns(os.dup(netns.fileno()))
         try:
-            self._send({"do": "install", "chain": names.chain, "listeners": dict(listeners)}, netns)
+            self._send({"do": "install", "chain": names.chain, "listeners": dict(listeners)}, kept)
+        except OSError as lost:
+            kept.close()
+            self._restart()  # it has heard nothing of this one
+            raise _lost(lost) from lost
+        self._installed[names.chain] = kept
+        try:
             error = self._answer(names.chain, time.monotonic() + INSTALL_SECONDS)
         except OSError as lost:
             self._restart()
             self.remove(names)
-            raise _explained(0, f"the process that keeps the rules: {lost}") from lost
+            raise _lost(lost) from lost
         if error is not None:
             self._forget(names.chain)
             raise error
@@ -68,6 +80,7 @@ class Rules:
     def remove(self, names: Names) -> None:
         """Undo `install`, in the background. Never raises."""
         if names.chain in self._installed:
+            self._leaving.add(names.chain)
             try:
                 self._send({"do": "remove", "chain": names.chain})
             except OSError:
@@ -103,13 +116,22 @@ class Rules:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
 
     def _restart(self) -> None:
-        log.error("the process that keeps the rules is gone: starting another", extra={"rate_key": "iptables helper"})
+        """Another process, at most one in `RESTART_SECONDS`. Never raises: leases must be renewed whatever happens."""
+        if time.monotonic() < self._not_before:
+            return
+        self._not_before = time.monotonic() + RESTART_SECONDS
+        log.error("the process that keeps the rules is gone: starting another")
         self._socket.close()
         self._process.kill()
         self._process.wait()
-        self._start()
-        for chain, netns in self._installed.items():
-            self._send({"do": "adopt", "chain": chain}, netns)
+        try:
+            self._start()
+            for chain, netns in self._installed.items():
+                self._send({"do": "adopt", "chain": chain}, netns)
+            for chain in self._leaving:
+                self._send({"do": "remove", "chain": chain})
+        except OSError as error:
+            log.error("cannot start the process that keeps the rules: %s", error)
 
     def _send(self, request: dict[str, Any], netns: Netns | None = None) -> None:
         socket.send_fds(self._socket, [json.dumps(request).encode()], [] if netns is None else [netns.fileno()])
@@ -136,6 +158,7 @@ class Rules:
         self._forget(answer["chain"])
 
     def _forget(self, chain: str) -> None:
+        self._leaving.discard(chain)
         netns = self._installed.pop(chain, None)
         if netns is not None:
             netns.close()
@@ -144,3 +167,7 @@ class Rules:
 def _explained(number: int, text: str) -> TproxyError:
     explained = explain_plainly(OSError(number, text), "steer with iptables rules")
     return explained if isinstance(explained, DeniedError) else TproxyError(explained.message, HINT)
+
+
+def _lost(error: OSError) -> TproxyError:
+    return _explained(0, f"the process that keeps the rules: {error}")

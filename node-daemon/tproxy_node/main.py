@@ -22,13 +22,14 @@ from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.http import HttpServer
 from tproxy_node.lease import Lease
 from tproxy_node.mirror import Mirror
+from tproxy_node.opening import Identity, Openings
 from tproxy_node.options import Options
 from tproxy_node.owners import Owners
 from tproxy_node.places import Places
 from tproxy_node.probing import Probing
 from tproxy_node.reconcile import Parts, Reconciler
 from tproxy_node.relay import Limits, Relay
-from tproxy_node.sessions import Identity, Sessions
+from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Daemon:
         self._options = options
         self._stopping = False
         self._cluster = ApiCluster(load(options.kubeconfig))
-        self._sessions = Sessions(self._cluster, self._changed)
+        self._openings = Openings()
+        self._sessions = Sessions(self._cluster, self._changed, openings=self._openings)
         self._mirror = Mirror(options.node, self._changed, self._sessions.applied, self._sessions.removed)
         total = min(Limits().total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
         self._probing = Probing(options.probe_agents)

@@ -5,15 +5,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tproxy.errors import DeniedError, TproxyError
 from tproxy.kube.errors import NotFoundError
 from tproxy.kube.port import SESSIONS, Cluster
-from tproxy.model.flow import ResetReason
 from tproxy.model.session import ExpiryTracker, Session, token_matches
 from tproxy.tasks import Tasks
-from tproxy.tunnel.endpoint import Conn, Endpoint
+from tproxy.tunnel.endpoint import Endpoint
 from tproxy.tunnel.hello import Hello
+from tproxy_node.opening import Identity, Openings
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +30,6 @@ MAX_STREAMS = 8
 """Streams of one session on this node; a further one replaces the oldest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a stream belongs to: a Session that its owner has proved to hold the token of."""
-
-    uid: str
-    name: str  # namespace/name, for people
-    user: str
-
-
 @dataclass(slots=True)
 class _Known:
     session: Session
@@ -45,12 +37,18 @@ class _Known:
 
 
 class Sessions:
-    """Keeps streams only for Sessions that exist. `on_change` is called when a session gains or loses its streams."""
+    """Keeps streams only for Sessions that exist. `on_change` is called when a session gains or loses its streams;
+    `openings` serves what laptops open, without it nothing is."""
 
     def __init__(
-        self, cluster: Cluster, on_change: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self,
+        cluster: Cluster,
+        on_change: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        openings: Openings | None = None,
     ) -> None:
         self._cluster = cluster
+        self._openings = openings or Openings()
         self._on_change = on_change
         self._clock = clock
         self._known: dict[tuple[str, str], _Known] = {}
@@ -134,7 +132,7 @@ class Sessions:
             known = self._known.get((hello.namespace, hello.session))
             if known is not None and token_matches(known.session, hello.token):
                 session = known.session
-                return Identity(session.uid, f"{session.namespace}/{session.name}", session.user)
+                return Identity(session.uid, f"{session.namespace}/{session.name}", session.user, session.namespace)
             try:
                 async with asyncio.timeout(deadline - self._clock()):
                     await arrived.wait()
@@ -147,7 +145,7 @@ class Sessions:
         if known is None:
             stream.close("the session was deleted")
             return
-        stream.on_open = _refuse
+        stream.on_open = partial(self._openings.open, identity)
         known.streams.append(stream)
         if len(known.streams) > MAX_STREAMS:
             known.streams[0].close("replaced by a newer stream of this session")
@@ -199,8 +197,3 @@ class Sessions:
 def _load(stream: Endpoint) -> tuple[bool, int]:
     stats = stream.stats
     return stats.quiet > SUSPICIOUS_SECONDS, stats.connections
-
-
-def _refuse(conn: Conn) -> None:
-    """Laptops open nothing: dialling into the cluster is not offered."""
-    conn.reset(ResetReason.DENIED, "this node daemon does not dial")

@@ -15,6 +15,10 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+RESOLVERS = Address("resolvers", 53)
+"""The destination of what goes to whatever resolvers the pod has."""
+
+
 class FlowKind(enum.Enum):
     """Which way a connection crosses the tunnel."""
 
@@ -41,7 +45,12 @@ class OpenRequest:
     """What the opening side says of a new connection.
 
     `source` is the real client, `destination` the address it meant. `intercept` is the UID of the Intercept the
-    connection is steered by and `pod` is `namespace/name`; both are empty for DIAL without a target.
+    connection is steered by and `pod` is `namespace/name`; both are empty for DIAL without a target, which then leaves
+    from any running pod of the Session's namespace on the node.
+
+    `protocol` of DIAL: `tcp`; `udp`, where each DATAGRAM is one of the flow; `dns`, where each is a DNS message for the
+    pod's resolvers or an answer of theirs; `resolv.conf`, where the node sends that file's text and FIN. The last two
+    go to `RESOLVERS`.
     """
 
     kind: FlowKind

@@ -19,7 +19,8 @@ from tproxy_cli.daemon.requests import InterceptRequest, LeaveRequest, ListReque
 from tproxy_cli.daemon.state import StateFile
 from tproxy_node.desired import Routes, View, desire
 from tproxy_node.mirror import Mirror
-from tproxy_node.sessions import Identity, Sessions
+from tproxy_node.opening import Identity
+from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
 
 from tproxy.kube.api import ApiCluster

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 from tproxy_node import sessions as module
-from tproxy_node.sessions import Identity, Sessions
+from tproxy_node.opening import Identity
+from tproxy_node.sessions import Sessions
 
 from tests.unit.node.cluster import StoreCluster
 from tests.unit.node.objects import NOON, session, token
@@ -63,7 +64,7 @@ def hello(name: str = "alice", secret: bytes | None = None) -> Hello:
 def test_the_token_opens_the_door() -> None:
     async def scenario(scene: Scene) -> None:
         scene.sessions.applied(session())
-        assert await scene.sessions.authenticate(hello()) == Identity("uid-alice", "shop/alice", "alice")
+        assert await scene.sessions.authenticate(hello()) == Identity("uid-alice", "shop/alice", "alice", "shop")
 
     play(scenario)
 
@@ -167,7 +168,7 @@ class Silent:
         self.reset.set_result(reason)
 
 
-def test_laptops_may_not_dial() -> None:
+def test_what_no_part_serves_is_refused() -> None:
     async def scenario(scene: Scene) -> None:
         scene.sessions.applied(session())
         node, laptop = tunnel()

@@ -19,6 +19,9 @@ from tproxy.steer.port import Steering
 from tproxy.tasks import Tasks
 from tproxy.version import VERSION
 from tproxy_node import logs, metrics, options, privileges
+from tproxy_node.dial.dialling import Dialling
+from tproxy_node.dial.origins import Origins
+from tproxy_node.dial.surroundings import Surroundings
 from tproxy_node.http import HttpServer
 from tproxy_node.lease import Lease
 from tproxy_node.mirror import Mirror
@@ -47,7 +50,8 @@ class Daemon:
     def __init__(self, options: Options, descriptors: int) -> None:
         self._options = options
         self._stopping = False
-        self._cluster = ApiCluster(load(options.kubeconfig))
+        config = load(options.kubeconfig)
+        self._cluster = ApiCluster(config)
         self._openings = Openings()
         self._sessions = Sessions(self._cluster, self._changed, openings=self._openings)
         self._mirror = Mirror(options.node, self._changed, self._sessions.applied, self._sessions.removed)
@@ -59,13 +63,18 @@ class Daemon:
         self._owners = Owners(self._cluster, self._changed)
         self._steering = _open_steering(options.steering)
         self._lease = Lease(self._steering)
+        places = Places(options.proc)
+        self._surroundings = Surroundings(self._cluster, config.server, options.proc)
+        self._origins = Origins(lambda: self._mirror.pods, places)
+        self._dialling = Dialling(self._origins, options.dial, lambda: self._surroundings.where)
+        self._dialling.serve_in(self._openings)
         self._reconciler = Reconciler(
             Parts(
                 mirror=self._mirror,
                 sessions=self._sessions,
                 owners=self._owners,
                 steering=self._steering,
-                places=Places(options.proc),
+                places=places,
                 relay=self._relay,
                 statuses=self._statuses,
             )
@@ -77,6 +86,7 @@ class Daemon:
                 relay=self._relay,
                 reconciler=self._reconciler,
                 lease=self._lease,
+                dialling=self._dialling,
                 refused=lambda: self._server.refused,
                 backend=self._steering.name,
             )
@@ -99,6 +109,8 @@ class Daemon:
         port = await self._server.start(grpc.host, grpc.port)
         self._tasks.start(self._probing.follow(self._cluster, self._options.node, self._options.proc), "probing")
         self._tasks.start(self._relay.look_for_apps(), "apps")
+        self._tasks.start(self._surroundings.follow(), "surroundings")
+        self._tasks.start(self._origins.look(), "origins")
         self._sessions.start()
         self._reconciler.start()
         self._mirror.start(self._cluster)
@@ -120,6 +132,7 @@ class Daemon:
         await self._owners.close()
         await self._server.stop()
         await self._sessions.close()
+        await self._dialling.close()
         await self._relay.close()
         self._lease.close()
         self._steering.close()

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tproxy.version import VERSION
+from tproxy_node.dial.dialling import PROTOCOLS, Dialling
 from tproxy_node.lease import Lease
 from tproxy_node.reconcile import Reconciler
 from tproxy_node.relay import Relay
@@ -32,6 +33,7 @@ class Sources:
     relay: Relay
     reconciler: Reconciler
     lease: Lease
+    dialling: Dialling
     refused: Callable[[], int]
     backend: str
 
@@ -85,6 +87,19 @@ class Metrics:
             "Connections reset towards the client, by reason.",
             {(reason,): count for reason, count in sorted(relay.resets.items())},
             ("reason",),
+        )
+        dialling = sources.dialling
+        yield _counter(
+            "tproxy_dials",
+            "What laptops dialled, by protocol and outcome.",
+            {labels: count for labels, count in sorted(dialling.opened.items())},
+            ("protocol", "outcome"),
+        )
+        yield _gauge(
+            "tproxy_dials_active",
+            "Dialled connections and flows open now.",
+            {(protocol,): dialling.active[protocol] for protocol in PROTOCOLS},
+            ("protocol",),
         )
         yield _gauge("tproxy_full", "1 while the limit of connections is reached.", {(): int(relay.full)})
         verdicts = relay.verdicts()

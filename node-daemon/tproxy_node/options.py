@@ -1,12 +1,14 @@
 """The daemon's command line."""
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tproxy.http.probe import KUBELET
+from tproxy.model.dial_policy import DialPolicy, Network
 from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
 
@@ -30,6 +32,7 @@ class Options:
     http: Listen
     steering: str
     probe_agents: tuple[str, ...]
+    dial: DialPolicy
     log_level: str
     log_format: str
 
@@ -39,6 +42,13 @@ def _listen(text: str) -> Listen:
     if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT")
     return Listen(host.strip("[]"), int(port))
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no network: {error}") from error
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Options:
@@ -82,6 +92,20 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         metavar="PREFIX",
         help=f"what a health checker's User-Agent begins with; repeatable (default: {KUBELET})",
     )
+    parser.add_argument(
+        "--dial-allow",
+        action="append",
+        type=_network,
+        default=[],
+        metavar="CIDR",
+        help="let laptops dial this network although a rule denies it (link-local, metadata, loopback, nodes, the API"
+        " server); repeatable",
+    )
+    parser.add_argument(
+        "--dial-allow-nodes",
+        action="store_true",
+        help="let laptops dial the addresses of nodes, but for the API server",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
@@ -99,6 +123,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         http=found.http,
         steering=found.steering,
         probe_agents=tuple(found.probe_agent or (KUBELET,)),
+        dial=DialPolicy(tuple(found.dial_allow), found.dial_allow_nodes),
         log_level=found.log_level,
         log_format=found.log_format,
     )

@@ -1,6 +1,7 @@
 """Where pods are: their network namespaces, found and found again. Everything here blocks: call it in a thread."""
 
 import ipaddress
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from tproxy.netns.addresses import addresses_of
 from tproxy.netns.discovery import Discovery, WantedPod
 from tproxy.netns.handle import Netns
 from tproxy.netns.refusal import Refusal
+from tproxy.netns.rooted import read_in_root
 
 MOVED = "the pod has another network by now"
 
@@ -35,6 +37,18 @@ class Places:
         return {
             uid: answer if isinstance(answer, Refusal) else Place(by_uid[uid], answer) for uid, answer in found.items()
         }
+
+    def read(self, place: Place, path: str, limit: int) -> bytes:
+        """The first `limit` bytes of a file as the pod's processes see it. Raises OSError if none of them has it."""
+        failure: OSError = FileNotFoundError("the pod has no process to read it of")
+        for root in self._discovery.roots(_wanted(place.pod), place.netns.id):
+            try:
+                return read_in_root(root, path, limit)
+            except OSError as error:
+                failure = error
+            finally:
+                os.close(root)
+        raise failure
 
     def moved(self, places: Sequence[Place]) -> set[str]:
         """UIDs of pods whose namespace no longer holds the address they had. Cheap."""

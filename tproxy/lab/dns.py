@@ -27,9 +27,8 @@ import dns.rdatatype
 import dns.rrset
 
 from tproxy.kube.errors import NotFoundError
-from tproxy.kube.port import NAMESPACES, SERVICES, Object
+from tproxy.kube.port import ENDPOINTSLICES, NAMESPACES, SERVICES, Object
 from tproxy.lab.addresses import CLUSTER_DOMAIN
-from tproxy.lab.api.resources import ENDPOINTSLICES
 from tproxy.lab.api.store import Store
 from tproxy.lab.services import cluster_ips
 from tproxy.tasks import Tasks

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tproxy.errors import TproxyError
-from tproxy.kube.port import SERVICES, Object, Resource, Synced
+from tproxy.kube.port import ENDPOINTSLICES, SERVICES, Object, Resource, Synced
 from tproxy.lab.addresses import Node
-from tproxy.lab.api.resources import ENDPOINTSLICES
 from tproxy.lab.api.store import Store
 from tproxy.lab.layout import NETNS, Layout
 from tproxy.lab.process import run

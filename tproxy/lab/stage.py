@@ -11,14 +11,14 @@ from typing import Any
 
 from aiohttp import web
 
-from tproxy.kube.port import SERVICES
+from tproxy.kube.port import ENDPOINTSLICES, SERVICES
 from tproxy.lab import addresses as plan
 from tproxy.lab import daemons, network
 from tproxy.lab.addresses import Node, PodAddresses
 from tproxy.lab.api import admission
 from tproxy.lab.api.app import make_app
 from tproxy.lab.api.authn import User, admin
-from tproxy.lab.api.resources import ENDPOINTSLICES, builtin_kinds, custom_kinds
+from tproxy.lab.api.resources import builtin_kinds, custom_kinds
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import loop as controllers
 from tproxy.lab.dns import DnsServer, Zone

@@ -17,16 +17,27 @@ _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 
 
-def addresses_of(netns: Netns) -> frozenset[IPAddress]:
-    """Every address of every interface in `netns`, loopback included. Raises OSError."""
+def addresses_of(netns: Netns, without_link: str = "") -> frozenset[IPAddress]:
+    """Every address of every interface in `netns`, loopback included, but for one named `without_link`.
+
+    Raises OSError.
+    """
+    left_out = 0
     with netns.entered():
         netlink = Netlink(_NETLINK_ROUTE)
+        if without_link:
+            with contextlib.suppress(OSError):
+                left_out = socket.if_nametoindex(without_link)
     with contextlib.closing(netlink):
         return frozenset(
             address
             for answer in netlink.dump(_RTM_GETADDR, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-            if (address := _address(answer)) is not None
+            if (address := _address(answer)) is not None and (not left_out or _link(answer) != left_out)
         )
+
+
+def _link(answer: bytes) -> int:
+    return int(_IFADDRMSG.unpack_from(answer)[4])
 
 
 def _address(answer: bytes) -> IPAddress | None:

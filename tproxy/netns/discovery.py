@@ -66,6 +66,19 @@ class Discovery:
             raise
         return found
 
+    def roots(self, pod: WantedPod, netns: NetnsId) -> Iterator[int]:
+        """The root directories of the pod's processes in `netns`, the oldest first, as descriptors to close.
+
+        Raises OSError if the proc file system cannot be read.
+        """
+        names = dict.fromkeys((pod.uid, pod.config_hash, *pod.containers), pod.uid)
+        names.pop("", None)
+        found = self._proc.pods(names, frozenset()).get(pod.uid, PodProcesses())
+        for process in sorted(found.by_netns.get(netns, ())):
+            root = self._proc.open_root(process, netns)
+            if root is not None:
+                yield root
+
     def _node_netns(self) -> frozenset[NetnsId]:
         """The node's own namespace; empty if init may not be looked at. Then only the pods' addresses keep it out."""
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tproxy.netns.cgroup import PodCgroup, parse_cgroup
 from tproxy.netns.handle import Netns, NetnsId
+from tproxy.netns.rooted import open_root
 
 # What reading about a process that is just ending raises; ESRCH is a ProcessLookupError.
 _GONE = (FileNotFoundError, ProcessLookupError)
@@ -76,6 +77,21 @@ class ProcTree:
             if netns.id == expected:
                 return netns
             netns.close()
+        return None
+
+    def open_root(self, process: Process, expected: NetnsId) -> int | None:
+        """A descriptor of the process' root directory; None if it has ended or left the namespace `expected`."""
+        try:
+            root = open_root(f"{self._root}/{process.pid}/root")
+        except OSError:
+            return None
+        try:
+            # Looked at after opening: a process that has the number by now would be another one.
+            if self.netns_id(str(process.pid)) == expected:
+                return root
+        except OSError:
+            pass
+        os.close(root)
         return None
 
     def _pids(self) -> Iterator[str]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.kube.port import NAMESPACES, SERVICES
-from tproxy.lab.api.resources import ENDPOINTSLICES, builtin_kinds
+from tproxy.kube.port import ENDPOINTSLICES, NAMESPACES, SERVICES
+from tproxy.lab.api.resources import builtin_kinds
 from tproxy.lab.api.store import Store
 from tproxy.lab.dns import Zone, truncated
 

@@ -5,8 +5,18 @@ from collections.abc import Callable
 
 import pytest
 
-from tproxy.kube.port import DEPLOYMENTS, INTERCEPTS, NAMESPACES, NODES, PODS, SERVICES, Object, Resource
-from tproxy.lab.api.resources import CONFIGMAPS, ENDPOINTSLICES
+from tproxy.kube.port import (
+    DEPLOYMENTS,
+    ENDPOINTSLICES,
+    INTERCEPTS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    SERVICES,
+    Object,
+    Resource,
+)
+from tproxy.lab.api.resources import CONFIGMAPS
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import deployments, endpointslices, garbage, loop, scheduler
 from tproxy.tasks import Tasks

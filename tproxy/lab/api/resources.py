@@ -8,9 +8,8 @@ from typing import Any
 import yaml
 
 from tproxy.errors import ClusterError
-from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, NODES, PODS, SERVICES, Resource
+from tproxy.kube.port import DEPLOYMENTS, ENDPOINTSLICES, NAMESPACES, NODES, PODS, SERVICES, Resource
 
-ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 CONFIGMAPS = Resource("", "v1", "configmaps", "ConfigMap")
 
 CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "crds"

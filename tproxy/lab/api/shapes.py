@@ -7,8 +7,8 @@ out, so that whoever reads the store need not doubt what it finds. Fields that a
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.kube.port import DEPLOYMENTS, NODES, PODS, SERVICES, Resource
-from tproxy.lab.api.resources import CONFIGMAPS, ENDPOINTSLICES
+from tproxy.kube.port import DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES, Resource
+from tproxy.lab.api.resources import CONFIGMAPS
 
 Shape = dict[str, Any]
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from tproxy.kube.port import PODS, SERVICES, Object
-from tproxy.lab.api.resources import ENDPOINTSLICES
+from tproxy.kube.port import ENDPOINTSLICES, PODS, SERVICES, Object
 from tproxy.lab.api.store import Store, key_of
 from tproxy.lab.controllers.deployments import is_ready
 from tproxy.lab.controllers.each import alone

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from tproxy.kube.port import DEPLOYMENTS, NODES, PODS, SERVICES, Resource
-from tproxy.lab.api.resources import ENDPOINTSLICES
+from tproxy.kube.port import DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES, Resource
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import deployments, endpointslices, garbage, scheduler
 from tproxy.tasks import Tasks

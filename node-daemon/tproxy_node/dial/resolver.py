@@ -1,0 +1,256 @@
+"""A pod's resolver: DNS messages to the servers its resolv.conf names, from inside its network.
+
+Queries go out on a few connected UDP sockets under random IDs. A socket is replaced after some seconds, so that its
+port cannot be learned, and so that a Service's address may lead to another DNS server.
+"""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import Callable
+
+import dns.exception
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+
+from tproxy.model.dial_policy import IPAddress, plain
+from tproxy.model.flow import ResetReason
+from tproxy.model.resolv_conf import ResolvConf, candidates
+from tproxy_node.dial.failure import DialError
+
+MAX_MESSAGE = 65535
+PORT = 53
+FIRST_SECONDS = 2.0
+"""How long the first attempt waits before the next server is asked: a datagram may be lost."""
+PORT_SECONDS = 10.0
+PORT_QUERIES = 1000
+RETRY_RCODES = (dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
+READS_AT_ONCE = 64
+
+MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
+
+
+def is_query(message: bytes) -> bool:
+    """Whether it may be one: a header that asks one question (RFC 1035 section 4.1.1)."""
+    return 12 < len(message) <= MAX_MESSAGE and not message[2] & 0x80 and message[4:6] == b"\0\1"
+
+
+def failed(message: bytes, rcode: int) -> bytes:
+    """The answer to `message` that says nothing but `rcode`."""
+    end = _question_end(message)
+    flags = bytes((message[2] & 0x79 | 0x80, 0x80 | rcode))
+    return message[:2] + flags + message[4:6] + bytes(6) + message[12:end]
+
+
+class Resolver:
+    """Asks in the order and with the patience that `configuration` gives."""
+
+    def __init__(self, make: MakeSocket, configuration: ResolvConf, chance: random.Random) -> None:
+        self._make = make
+        self._configuration = configuration
+        self._chance = chance
+        self._ports: dict[str, _Port] = {}
+        self._turn = 0
+
+    async def query(self, message: bytes) -> bytes:
+        """The answer to `message`, with its ID. Raises `DialError`."""
+        configuration = self._configuration
+        servers = list(configuration.nameservers)
+        if not servers:
+            raise DialError(ResetReason.UNREACHABLE, "the pod's resolv.conf names no server")
+        if configuration.rotate:
+            self._turn = (self._turn + 1) % len(servers)
+            servers = servers[self._turn :] + servers[: self._turn]
+        failure: OSError = TimeoutError()
+        bad: bytes | None = None
+        for attempt in range(configuration.attempts):
+            seconds = configuration.timeout if attempt else min(FIRST_SECONDS, configuration.timeout)
+            for server in servers:
+                try:
+                    async with asyncio.timeout(seconds):
+                        answer = await self._ask(server, message)
+                except OSError as error:
+                    failure = error
+                    continue
+                if answer[3] & 0x0F not in RETRY_RCODES:
+                    return answer
+                bad = bad or answer
+            if bad is not None:
+                return bad
+        reason = ResetReason.TIMED_OUT if isinstance(failure, TimeoutError) else ResetReason.REFUSED
+        raise DialError(reason, f"the pod's resolver does not answer: {failure.strerror or 'timed out'}")
+
+    async def addresses(self, name: str) -> list[IPAddress]:
+        """What `name` means to the pod, by its search list. Raises `DialError`."""
+        failure: DialError | None = None
+        for full in candidates(name, self._configuration):
+            try:
+                found = await asyncio.gather(*(self._look_up(full, kind) for kind in ("AAAA", "A")))
+            except DialError as error:
+                failure = failure or error
+                continue
+            if addresses := [address for each in found for address in each]:
+                return addresses
+        raise failure or DialError(ResetReason.NO_SUCH_HOST, f"no such host: {name[:100]}")
+
+    async def _look_up(self, name: str, kind: str) -> list[IPAddress]:
+        try:
+            query = dns.message.make_query(f"{name}.", kind, use_edns=0, payload=1232, id=0)
+            answer = dns.message.from_wire(await self.query(query.to_wire()))
+            if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                code = dns.rcode.to_text(answer.rcode())
+                raise DialError(ResetReason.NO_SUCH_HOST, f"the pod's resolver says {code} to {name[:100]}")
+            found = answer.resolve_chaining().answer if isinstance(answer, dns.message.QueryMessage) else None
+        except (dns.exception.DNSException, ValueError, UnicodeError) as error:
+            raise DialError(ResetReason.NO_SUCH_HOST, f"cannot look up {name[:100]}: {type(error).__name__}") from error
+        texts = [str(record) for record in found or ()]
+        return [address for text in texts if (address := plain(text)) is not None]
+
+    async def _ask(self, server: str, message: bytes) -> bytes:
+        if not self._configuration.use_tcp:
+            answer = await self._port(server).ask(message)
+            if not answer[2] & 0x02:
+                return answer
+        return await self._ask_by_tcp(server, message)
+
+    def _port(self, server: str) -> "_Port":
+        port = self._ports.get(server)
+        if port is None or port.worn:
+            if port is not None:
+                port.retire()
+            port = self._ports[server] = _Port(_connected(self._make, server, socket.SOCK_DGRAM), self._chance)
+        return port
+
+    async def _ask_by_tcp(self, server: str, message: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        family, address = _address(server)
+        sock = self._make(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, address)
+            reader, writer = await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            writer.write(struct.pack("!H", len(message)) + message)
+            (length,) = struct.unpack("!H", await reader.readexactly(2))
+            answer = await reader.readexactly(length)
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError("the resolver closed the connection") from error
+        finally:
+            writer.transport.abort()
+        if not _answers(message, answer):
+            raise ConnectionResetError("the resolver answered something else")
+        return message[:2] + answer[2:]
+
+    def close(self) -> None:
+        """Ask no more; who waits is told."""
+        for port in self._ports.values():
+            port.close(ConnectionAbortedError())
+        self._ports.clear()
+
+
+class _Port:
+    """One UDP socket connected to one server, and the queries it waits for answers to."""
+
+    def __init__(self, sock: socket.socket, chance: random.Random) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._chance = chance
+        self._waiting: dict[int, tuple[bytes, asyncio.Future[bytes]]] = {}
+        self._made = self._loop.time()
+        self._asked = 0
+        self._retired = False
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def worn(self) -> bool:
+        """Whether it is time for another one."""
+        return self._asked >= PORT_QUERIES or self._loop.time() - self._made > PORT_SECONDS or self._sock.fileno() < 0
+
+    async def ask(self, message: bytes) -> bytes:
+        """Raises OSError; the caller sets the limit of time."""
+        self._asked += 1
+        number = self._chance.getrandbits(16)
+        while number in self._waiting:
+            number = self._chance.getrandbits(16)
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiting[number] = (message, future)
+        try:
+            self._sock.send(number.to_bytes(2, "big") + message[2:])
+            return await future
+        finally:
+            self._waiting.pop(number, None)
+            if self._retired and not self._waiting:
+                self.close(ConnectionAbortedError())
+
+    def retire(self) -> None:
+        """Take no more queries; close when those under way are over."""
+        self._retired = True
+        if not self._waiting:
+            self.close(ConnectionAbortedError())
+
+    def _readable(self) -> None:
+        for _ in range(READS_AT_ONCE):
+            try:
+                answer = self._sock.recv(MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError as error:  # ICMP said that nobody is there
+                self.close(error)
+                return
+            number = int.from_bytes(answer[:2], "big")
+            message, future = self._waiting.get(number, (b"", None))
+            if future is not None and not future.done() and _answers(message, answer):
+                future.set_result(message[:2] + answer[2:])
+
+    def close(self, error: OSError) -> None:
+        """Everybody who waits gets `error`. Idempotent."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+        for _, future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+
+def _answers(message: bytes, answer: bytes) -> bool:
+    """Whether `answer` is one to the question in `message`: letters may differ in case (RFC 1035 section 2.3.3)."""
+    if len(answer) < 12 or not answer[2] & 0x80:
+        return False
+    if answer[4:6] == b"\0\0":
+        return answer[3] & 0x0F != 0  # who cannot parse the question need not repeat it
+    end = _question_end(message)
+    return answer[12:end].lower() == message[12:end].lower()
+
+
+def _question_end(message: bytes) -> int:
+    at = 12
+    while at < len(message) and (size := message[at]):
+        if size > 63:
+            break  # no name in a question is compressed
+        at += 1 + size
+    return min(at + 5, len(message))
+
+
+def _address(server: str) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:
+    if ":" not in server:
+        return socket.AF_INET, (server, PORT)
+    host, _, zone = server.partition("%")
+    return socket.AF_INET6, (host, PORT, 0, int(zone) if zone.isdecimal() else 0)
+
+
+def _connected(make: MakeSocket, server: str, kind: socket.SocketKind) -> socket.socket:
+    family, address = _address(server)
+    sock = make(family, kind)
+    try:
+        sock.setblocking(False)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -16,6 +16,8 @@ DEFAULTS: Mapping[str, Any] = {
     "all-namespaces": False,
     "color": "auto",
     "context": None,
+    "drain": 30,
+    "existing": "idle",
     "kubeconfig": None,
     "namespace": None,
     "on-disconnect": "fallback",

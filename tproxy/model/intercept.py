@@ -14,6 +14,9 @@ from tproxy.model.session import API_VERSION
 MAX_PORTS = 32
 MAX_NODES = 10_000
 MAX_PODS_PER_NODE = 1_000
+MAX_CONNECTIONS = 2**31 - 1
+DRAIN_SECONDS = 30
+MAX_DRAIN_SECONDS = 3600
 MESSAGE_LIMIT = 1024
 REASON_LIMIT = 64
 LEAVING = "tproxy.dev/leaving"
@@ -22,6 +25,9 @@ LEAVING = "tproxy.dev/leaving"
 OnDisconnect = Literal["fallback", "fail"]
 Probes = Literal["app", "laptop"]
 """Who answers health checks of an intercepted port."""
+Existing = Literal["idle", "keep", "reset"]
+"""What becomes of connections that the app has already: HTTP ones come over when they are between two requests, or all
+stay until their clients close them, or all are reset."""
 
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 
@@ -56,13 +62,18 @@ class InterceptPort:
 
 @dataclass(frozen=True, slots=True)
 class PodStatus:
-    """One pod of an intercept, as its node sees it. `reason` is one CamelCase word, `message` a sentence."""
+    """One pod of an intercept, as its node sees it. `reason` is one CamelCase word, `message` a sentence.
+
+    `connections` to the intercepted ports are still with the app, from before the intercept; `staying` says why.
+    """
 
     name: str
     uid: str
     state: NodeState
     reason: str = ""
     message: str = ""
+    connections: int = 0
+    staying: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,9 @@ class NodeStatus:
 class Intercept:
     """An Intercept object. `session` is the name of its Session; `match` None means every connection (global).
 
+    `existing` is about connections from before; `drain_seconds` is what those with the laptop get to finish when it is
+    left.
+
     `deleting`: it is about to go. Nodes stop steering and then take back their entries of `nodes`, which is how the
     laptop learns that the pods serve again.
     """
@@ -93,6 +107,8 @@ class Intercept:
     match: Match | None = None
     on_disconnect: OnDisconnect = "fallback"
     probes: Probes = "app"
+    existing: Existing = "idle"
+    drain_seconds: int = DRAIN_SECONDS
     created: datetime | None = None
     nodes: Mapping[str, NodeStatus] = field(default_factory=dict)
     deleting: bool = False
@@ -112,6 +128,9 @@ class Intercept:
         probes = spec.text("probes", "app")
         if probes not in ("app", "laptop"):
             raise spec.invalid("probes", "app or laptop")
+        existing = spec.text("existing", "idle")
+        if existing not in ("idle", "keep", "reset"):
+            raise spec.invalid("existing", "idle, keep or reset")
         target = spec.part("target")
         return cls(
             namespace=metadata.name("namespace"),
@@ -124,6 +143,8 @@ class Intercept:
             match=Match.from_fields(spec.part("match")) if "match" in spec else None,
             on_disconnect="fail" if on_disconnect == "fail" else "fallback",
             probes="laptop" if probes == "laptop" else "app",
+            existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
+            drain_seconds=spec.number("drainSeconds", 0, MAX_DRAIN_SECONDS, DRAIN_SECONDS),
             created=metadata.time("creationTimestamp"),
             nodes={
                 node: _node_status(status)
@@ -140,6 +161,8 @@ class Intercept:
             "ports": [{"port": port.port, "protocol": port.protocol} for port in self.ports],
             "onDisconnect": self.on_disconnect,
             "probes": self.probes,
+            "existing": self.existing,
+            "drainSeconds": self.drain_seconds,
         }
         if self.match is not None:
             spec["match"] = self.match.to_object()
@@ -196,6 +219,8 @@ def _node_status(fields: Fields) -> NodeStatus:
                 state=_state(pod),
                 reason=pod.text("reason", ""),
                 message=pod.text("message", "", limit=MESSAGE_LIMIT),
+                connections=pod.number("connections", 0, MAX_CONNECTIONS, 0),
+                staying=pod.text("staying", "", limit=MESSAGE_LIMIT),
             )
             for pod in fields.parts("pods", MAX_PODS_PER_NODE)
         ),
@@ -220,6 +245,8 @@ def _status_object(status: NodeStatus) -> dict[str, Any]:
                 "state": pod.state.value,
                 "reason": pod.reason[:REASON_LIMIT],
                 "message": pod.message[:MESSAGE_LIMIT],
+                "connections": pod.connections,
+                "staying": pod.staying[:MESSAGE_LIMIT],
             }
             for pod in status.pods[:MAX_PODS_PER_NODE]
         ],

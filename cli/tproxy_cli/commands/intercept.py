@@ -8,6 +8,7 @@ from tproxy.errors import TproxyError
 from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
 from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
+from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
 from tproxy_cli.ui.units import elapsed
@@ -46,6 +47,21 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     help="Who answers health checks: the pod's app, so that a breakpoint restarts no pod, or the laptop.",
 )
 @click.option(
+    "--existing",
+    type=click.Choice(("idle", "keep", "reset")),
+    default=DEFAULTS["existing"],
+    show_default=True,
+    help="Connections the app has already: take HTTP ones over between two requests, keep all there, or reset all.",
+)
+@click.option(
+    "--drain",
+    type=click.IntRange(0, 3600),
+    default=DEFAULTS["drain"],
+    show_default=True,
+    metavar="SECONDS",
+    help="After `tproxy leave`: how long connections that are with the laptop may go on.",
+)
+@click.option(
     "--timeout",
     type=click.IntRange(1, 3600),
     default=DEFAULTS["timeout"],
@@ -61,6 +77,8 @@ def intercept(
     ports: tuple[str, ...],
     on_disconnect: str,
     probes: str,
+    existing: str,
+    drain: int,
     timeout: int,
     cluster: Json,
     output: str,
@@ -88,6 +106,8 @@ def intercept(
         "ports": list(ports),
         "onDisconnect": on_disconnect,
         "probes": probes,
+        "existing": existing,
+        "drainSeconds": drain,
         "timeoutSeconds": timeout,
     }
     try:
@@ -117,6 +137,8 @@ def describe(result: Json, wide: bool) -> str:
     for pod in shown:
         state = "" if pod["state"] == "Ready" else f": {pod['state']}, {pod.get('message') or pod.get('reason')}"
         lines.append(f"  from pod {pod['name']} on {pod['node']}{state}")
+        if staying := intercepts.staying(pod):
+            lines.append(f"    {staying}")
     if len(shown) < len(pods):
         lines.append(f"  and {len(pods) - len(shown)} more pods")
     if not pods:

@@ -24,8 +24,8 @@ def _intercepts(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
 def leave(console: Console, names: tuple[str, ...], everything: bool, cluster: Json, output: str) -> None:
     """Give intercepted traffic back.
 
-    The pods serve new connections at once; connections that are open may go on for 30 seconds. NAME is that of an
-    intercept or of its workload: web-3f2a, web, deploy/web.
+    The pods serve new connections at once, and the next request of an open HTTP connection; others may go on for as
+    long as `tproxy intercept --drain` said. NAME is that of an intercept or of its workload: web-3f2a, web, deploy/web.
     """
     if everything == bool(names):
         raise InvalidError(

@@ -32,5 +32,5 @@ def list_command(console: Console, all_namespaces: bool, cluster: Json, output: 
     if output in ("table", "wide"):
         if not listed:
             console.hint(intercepts.NONE)
-        for trouble in intercepts.troubles(listed):
-            console.hint(trouble)
+        for remark in (*intercepts.troubles(listed), *intercepts.with_the_app(listed)):
+            console.hint(remark)

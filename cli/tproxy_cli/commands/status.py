@@ -75,6 +75,7 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
     if listed := cluster["intercepts"]:
         lines += ["", intercepts.table(console, listed, namespaces=False, wide=wide)]
         lines += intercepts.troubles(listed)
+        lines += intercepts.with_the_app(listed)
     return lines
 
 

@@ -8,7 +8,7 @@ rights, user   ┘           tunnels to the nodes ┴─▶ wait until every run
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -78,7 +78,16 @@ class Interception:
                 raise no_daemon(pod.node)
         session = await self._session(_value(user))
         request = self._request
-        wanted = SavedIntercept(_name(target.target), "", target.target, ports, request.on_disconnect, request.probes)
+        wanted = SavedIntercept(
+            _name(target.target),
+            "",
+            target.target,
+            ports,
+            request.on_disconnect,
+            request.probes,
+            request.existing,
+            request.drain_seconds,
+        )
         held = _same(session, wanted)
         created = held is None
         if held is None:
@@ -219,8 +228,7 @@ def _same(session: LaptopSession, wanted: SavedIntercept) -> Held | None:
         if not held.saved.uid:
             raise ConflictError(f"another command of yours is just intercepting {wanted.target}", "wait for it")
         same = len(taken) == len(ports) == len(held.saved.ports)
-        options = (held.saved.on_disconnect, held.saved.probes)
-        if same and options == (wanted.on_disconnect, wanted.probes):
+        if same and _options(held.saved) == _options(wanted):
             return held
         numbers = ", ".join(str(port.port) for port in sorted(taken))
         raise ConflictError(
@@ -228,6 +236,10 @@ def _same(session: LaptopSession, wanted: SavedIntercept) -> Held | None:
             f"`tproxy leave {held.name}` first",
         )
     return None
+
+
+def _options(saved: SavedIntercept) -> tuple[object, ...]:
+    return saved.on_disconnect, saved.probes, saved.existing, saved.drain_seconds
 
 
 def _taken(target: Target, other: Intercept, owner: Session, host: str) -> ConflictError:
@@ -251,13 +263,15 @@ def _progress(verdict: Verdict) -> str:
     return f"{verdict.ready} of {len(verdict.pods)} pods are steered; {missing}"
 
 
-def _pod_json(pod: PodView) -> Mapping[str, str]:
+def _pod_json(pod: PodView) -> Json:
     return {
         "name": pod.name,
         "node": pod.node,
         "state": pod.state.value,
         "reason": pod.reason,
         "message": pod.message,
+        "connections": pod.connections,
+        "staying": pod.staying,
     }
 
 

@@ -41,6 +41,7 @@ def intercept_json(
         "reason": summary.reason,
         "message": summary.message,
         "pods": {"ready": sum(pod.state is NodeState.READY for pod in pods), "total": len(pods)},
+        "connectionsWithApp": sum(pod.connections for pod in pods),
         "nodes": [
             {
                 "node": name,
@@ -48,7 +49,14 @@ def intercept_json(
                 "reason": status.reason,
                 "message": status.message,
                 "pods": [
-                    {"name": pod.name, "state": pod.state.value, "reason": pod.reason, "message": pod.message}
+                    {
+                        "name": pod.name,
+                        "state": pod.state.value,
+                        "reason": pod.reason,
+                        "message": pod.message,
+                        "connections": pod.connections,
+                        "staying": pod.staying,
+                    }
                     for pod in status.pods
                 ],
             }
@@ -74,6 +82,7 @@ def lost_json(session: SavedSession, host: str, held: Held, why: str, at: dateti
         "reason": "Deleted",
         "message": message,
         "pods": {"ready": 0, "total": 0},
+        "connectionsWithApp": 0,
         "nodes": [],
     }
 
@@ -140,6 +149,8 @@ def _unseen(session: SavedSession, saved: SavedIntercept) -> Intercept:
         ports=tuple(port.pod for port in saved.ports),
         on_disconnect=saved.on_disconnect,
         probes=saved.probes,
+        existing=saved.existing,
+        drain_seconds=saved.drain_seconds,
     )
 
 

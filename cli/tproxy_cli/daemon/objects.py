@@ -94,6 +94,8 @@ class SessionObjects:
             ports=tuple(port.pod for port in held.saved.ports),
             on_disconnect=held.saved.on_disconnect,
             probes=held.saved.probes,
+            existing=held.saved.existing,
+            drain_seconds=held.saved.drain_seconds,
         )
         created = await self.cluster.create(INTERCEPTS, intercept.to_object(), self.saved.namespace)
         held.saved = replace(held.saved, uid=Intercept.from_object(created).uid)

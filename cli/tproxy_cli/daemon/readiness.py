@@ -12,13 +12,18 @@ from tproxy.model.pod import Pod
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """One pod of an intercept. `reason` is a word for programs, `message` a sentence for people."""
+    """One pod of an intercept. `reason` is a word for programs, `message` a sentence for people.
+
+    `connections` are still with the app; `staying` says why.
+    """
 
     name: str
     node: str
     state: NodeState
     reason: str = ""
     message: str = ""
+    connections: int = 0
+    staying: str = ""
 
     def __str__(self) -> str:
         return f"pod {self.name} on {self.node}: {self.message or self.reason or self.state.value}"
@@ -70,4 +75,4 @@ def _view(pod: Pod, node: NodeStatus | None, no_tunnel: str | None) -> PodView:
     if said is None:
         message = "the node's daemon has not reported on it yet"
         return PodView(pod.name, pod.node, NodeState.PENDING, "NotReported", message)
-    return PodView(pod.name, pod.node, said.state, said.reason, said.message)
+    return PodView(pod.name, pod.node, said.state, said.reason, said.message, said.connections, said.staying)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tproxy.errors import InvalidError
-from tproxy.model.intercept import OnDisconnect, Probes
+from tproxy.model.intercept import DRAIN_SECONDS, MAX_DRAIN_SECONDS, Existing, OnDisconnect, Probes
 from tproxy.model.workload import PortMapping, TargetQuery, parse_ports, parse_target
 
 MAX_BYTES = 64 * 1024
@@ -48,6 +48,8 @@ class InterceptRequest:
     on_disconnect: OnDisconnect
     probes: Probes
     timeout: float
+    existing: Existing = "idle"
+    drain_seconds: int = DRAIN_SECONDS
 
     @classmethod
     def of(cls, body: Body) -> "InterceptRequest":
@@ -59,6 +61,14 @@ class InterceptRequest:
         probes = body.get("probes", "app")
         if probes not in ("app", "laptop"):
             raise _unexpected("probes")
+        existing = body.get("existing", "idle")
+        if existing not in ("idle", "keep", "reset"):
+            raise _unexpected("existing")
+        drain = body.get("drainSeconds", DRAIN_SECONDS)
+        if isinstance(drain, bool) or not isinstance(drain, int):
+            raise _unexpected("drainSeconds")
+        if not 0 <= drain <= MAX_DRAIN_SECONDS:
+            raise InvalidError(f"{drain} seconds to drain make no sense", f"take 0 to {MAX_DRAIN_SECONDS} seconds")
         timeout = body.get("timeoutSeconds", DEFAULT_TIMEOUT_SECONDS)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float):
             raise _unexpected("timeoutSeconds")
@@ -73,6 +83,8 @@ class InterceptRequest:
             on_disconnect="fail" if on_disconnect == "fail" else "fallback",
             probes="laptop" if probes == "laptop" else "app",
             timeout=float(timeout),
+            existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
+            drain_seconds=drain,
         )
 
 

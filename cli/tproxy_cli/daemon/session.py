@@ -27,9 +27,6 @@ from tproxy_cli.daemon.tunnels import Backoff, Tunnels
 
 log = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 30.0
-"""How long connections that are already with the laptop may go on after `leave`."""
-
 DRAIN_LOOK_SECONDS = 0.1
 
 DETACH_SECONDS = 2.0
@@ -215,7 +212,7 @@ class LaptopSession:
                 return False
 
     async def _drain(self, held: Held) -> None:
-        deadline = time.monotonic() + DRAIN_SECONDS
+        deadline = time.monotonic() + held.saved.drain_seconds
         while self.tunnels.connections and time.monotonic() < deadline:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
         self._draining.pop(held.name, None)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tproxy.model.intercept import InterceptPort, OnDisconnect, Probes, Target
+from tproxy.model.intercept import DRAIN_SECONDS, Existing, InterceptPort, OnDisconnect, Probes, Target
 
 FORMAT = 1
 MAX_BYTES = 16 * 1024 * 1024
@@ -40,6 +40,8 @@ class SavedIntercept:
     ports: tuple[LaptopPort, ...]
     on_disconnect: OnDisconnect
     probes: Probes
+    existing: Existing = "idle"
+    drain_seconds: int = DRAIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _session(item: Mapping[str, Any]) -> SavedSession:
 
 
 def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
-    target = item["target"]
+    target, existing = item["target"], item["existing"]
     return SavedIntercept(
         name=str(item["name"]),
         uid=str(item["uid"]),
@@ -130,4 +132,6 @@ def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
         ),
         on_disconnect="fail" if item["on_disconnect"] == "fail" else "fallback",
         probes="laptop" if item["probes"] == "laptop" else "app",
+        existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
+        drain_seconds=int(item["drain_seconds"]),
     )

@@ -62,6 +62,27 @@ def troubles(intercepts: Sequence[Json]) -> list[str]:
     return found
 
 
+def staying(pod: Json) -> str:
+    """How many connections of a pod are still with its app, and why; empty if none are."""
+    count = pod.get("connections") or 0
+    if not count:
+        return ""
+    why = f": {pod['staying']}" if pod.get("staying") else ""
+    return f"{count} connection{'' if count == 1 else 's'} still with the app{why}"
+
+
+def with_the_app(intercepts: Sequence[Json]) -> list[str]:
+    """One sentence for each intercept that connections from before have not come over to, and why."""
+    found = []
+    for intercept in intercepts:
+        pods = [pod for node in intercept.get("nodes", ()) for pod in node.get("pods", ())]
+        reasons = dict.fromkeys(pod["staying"] for pod in pods if pod.get("connections") and pod.get("staying"))
+        total = {"connections": sum(pod.get("connections") or 0 for pod in pods), "staying": "; ".join(reasons)}
+        if text := staying(total):
+            found.append(f"{intercept['name']}: {text}")
+    return found
+
+
 def _row(columns: Sequence[str], intercept: Json) -> list[object]:
     pods = intercept.get("pods") or {}
     cells: dict[str, object] = {

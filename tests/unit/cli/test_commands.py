@@ -69,6 +69,8 @@ def test_intercept_says_what_goes_where_and_how_to_leave(tproxy: Tproxy, daemon:
             "ports": ["3000:80"],
             "onDisconnect": "fallback",
             "probes": "app",
+            "existing": "idle",
+            "drainSeconds": 30,
             "timeoutSeconds": 5,
         }
     ]
@@ -338,3 +340,29 @@ def test_the_cluster_is_named_by_absolute_paths(
     first, second = (body["cluster"] for body in daemon.bodies("/v1/list"))
     assert first == {"kubeconfig": f"{tmp_path}/a:{tmp_path}/b:/c", "context": "lab", "namespace": None}
     assert second["kubeconfig"] == f"{tmp_path}/mine"
+
+
+def test_intercept_says_what_is_still_with_the_app(tproxy: Tproxy, daemon: FakeDaemon) -> None:
+    staying = {"connections": 2, "staying": "port 5432 is not known to speak HTTP"}
+    pods = [RESULT["pods"][0] | staying, RESULT["pods"][1] | {"connections": 0, "staying": ""}]
+    daemon.answers["/v1/intercept"] = [{"result": RESULT | {"pods": pods}}]
+    out = tproxy("intercept", "web", "-p", "3000", "--existing", "keep", "--drain", "5").out
+    assert (
+        "  from pod web-7d9f-abcde on node1\n"
+        "    2 connections still with the app: port 5432 is not known to speak HTTP\n"
+        "  from pod web-7d9f-fghij on node2\n"
+    ) in out
+    body = daemon.bodies("/v1/intercept")[0]
+    assert (body["existing"], body["drainSeconds"]) == ("keep", 5)
+
+
+def test_list_and_status_say_what_is_still_with_the_app(tproxy: Tproxy, daemon: FakeDaemon) -> None:
+    pod = {"name": "web-1", "state": "Ready", "connections": 1, "staying": "its next request comes to the laptop"}
+    node = {"node": "node1", "state": "Ready", "pods": [pod, pod | {"name": "web-2"}]}
+    intercept = listed(nodes=[node])
+    sentence = f"{intercept['name']}: 2 connections still with the app: its next request comes to the laptop\n"
+    daemon.answers["/v1/list"] = [{"result": {"intercepts": [intercept]}}]
+    assert sentence in tproxy("list").err
+    daemon.answers["/v1/status"] = [{"result": status()}]
+    daemon.answers["/v1/status"][0]["result"]["clusters"][0]["intercepts"] = [intercept]
+    assert sentence in tproxy("status").out

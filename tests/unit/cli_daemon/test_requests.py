@@ -17,6 +17,8 @@ GOOD: dict[str, Any] = {
     "ports": ["3000:http", "4000"],
     "onDisconnect": "fail",
     "probes": "laptop",
+    "existing": "reset",
+    "drainSeconds": 7,
     "timeoutSeconds": 5,
 }
 
@@ -30,6 +32,8 @@ def test_an_intercept_is_read() -> None:
         on_disconnect="fail",
         probes="laptop",
         timeout=5.0,
+        existing="reset",
+        drain_seconds=7,
     )
 
 
@@ -43,6 +47,10 @@ def test_an_intercept_is_read() -> None:
         {"target": "a/b/c"},
         {"onDisconnect": "maybe"},
         {"probes": "node"},
+        {"existing": "all"},
+        {"drainSeconds": -1},
+        {"drainSeconds": 3601},
+        {"drainSeconds": True},
         {"timeoutSeconds": 0},
         {"timeoutSeconds": -1},
         {"timeoutSeconds": float("nan")},

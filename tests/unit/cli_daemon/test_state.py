@@ -24,6 +24,8 @@ _intercepts = st.builds(
     ).map(tuple),
     on_disconnect=st.sampled_from(["fallback", "fail"]),
     probes=st.sampled_from(["app", "laptop"]),
+    existing=st.sampled_from(["idle", "keep", "reset"]),
+    drain_seconds=st.integers(0, 3600),
 )
 _sessions = st.builds(
     SavedSession,

@@ -39,7 +39,16 @@ matches = st.builds(
     method=st.sampled_from(["", "GET", "POST"]),
 )
 ports = st.builds(InterceptPort, port=st.integers(1, 65535), protocol=st.sampled_from(["TCP", "UDP"]))
-pod_statuses = st.builds(PodStatus, name=names, uid=uids, state=st.sampled_from(NodeState), reason=names, message=texts)
+pod_statuses = st.builds(
+    PodStatus,
+    name=names,
+    uid=uids,
+    state=st.sampled_from(NodeState),
+    reason=names,
+    message=texts,
+    connections=st.integers(0, 2**31 - 1),
+    staying=texts,
+)
 node_statuses = st.builds(
     NodeStatus,
     state=st.sampled_from(NodeState),
@@ -59,6 +68,8 @@ intercepts = st.builds(
     match=st.none() | matches,
     on_disconnect=st.sampled_from(["fallback", "fail"]),
     probes=st.sampled_from(["app", "laptop"]),
+    existing=st.sampled_from(["idle", "keep", "reset"]),
+    drain_seconds=st.integers(0, 3600),
     created=st.none() | whole_seconds,
     nodes=st.dictionaries(names, node_statuses, max_size=3),
     deleting=st.booleans(),

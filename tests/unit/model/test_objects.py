@@ -102,6 +102,8 @@ def test_any_single_field_may_be_nonsense(data: st.DataObject) -> None:
         (("spec", "session"), "other", "metadata.ownerReferences must be a list with an entry for the Session other"),
         (("spec", "onDisconnect"), "shrug", "spec.onDisconnect must be fallback or fail, not 'shrug'"),
         (("spec", "probes"), "node", "spec.probes must be app or laptop, not 'node'"),
+        (("spec", "existing"), "all", "spec.existing must be idle, keep or reset, not 'all'"),
+        (("spec", "drainSeconds"), -1, "spec.drainSeconds must be a whole number from 0 to 3600, not int"),
         (("spec", "match"), {}, "Intercept shop/web-i1: spec.match needs at least one condition"),
         (("spec", "match"), {"baggage": []}, "spec.match.baggage must be absent (this version does not know it)"),
         (("spec", "match"), {"method": "get"}, "spec.match.method must be an HTTP method in capitals"),

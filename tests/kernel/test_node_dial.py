@@ -22,7 +22,7 @@ NAMES = {
     ("db.shop.svc.cluster.local", "A"): [OUTSIDE_IP4],
     ("db.shop.svc.cluster.local", "AAAA"): [OUTSIDE_IP6],
     ("six.shop.svc.cluster.local", "AAAA"): [OUTSIDE_IP6],
-    ("evil.shop.svc.cluster.local", "A"): ["127.0.0.1", "169.254.169.254"],
+    ("evil.shop.svc.cluster.local", "A"): ["127.0.0.1"],
     ("half-evil.shop.svc.cluster.local", "A"): ["127.0.0.1", OUTSIDE_IP4],
     ("www.example.com", "A"): [OUTSIDE_IP4],
 }

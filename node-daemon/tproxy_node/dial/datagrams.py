@@ -5,14 +5,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import dns.rcode
-
+from tproxy.dns import wire
 from tproxy.model.flow import ResetReason
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import reset_reason
 from tproxy.tunnel.conn import MAX_DATAGRAM, Buffer, Conn
 from tproxy_node.dial.failure import DialError
-from tproxy_node.dial.resolver import Resolver, failed, is_query
+from tproxy_node.dial.resolver import Resolver
 
 IDLE_SECONDS = 60.0
 """A flow without a datagram either way for this long is over: as long as middleboxes keep one at least."""
@@ -190,22 +189,26 @@ class DnsFlow(Flow):
             self._datagram(message)
 
     def _datagram(self, payload: bytes) -> None:
-        if not is_query(payload):
+        try:
+            failed = wire.answer_without_records(payload, wire.SERVFAIL)
+        except wire.MalformedError:
+            return
+        if not wire.is_query(payload):
             return
         if self._resolver is None:
             if len(self._early) < EARLY_DATAGRAMS:
                 self._early.append(payload)
         elif self._room.used >= self._room.limit:
-            self._conn.write_datagram(failed(payload, dns.rcode.SERVFAIL))
+            self._conn.write_datagram(failed)
         else:
             self._room.used += 1
-            self._tasks.start(self._ask(self._resolver, payload), "query")
+            self._tasks.start(self._ask(self._resolver, payload, failed), "query")
 
-    async def _ask(self, resolver: Resolver, message: bytes) -> None:
+    async def _ask(self, resolver: Resolver, message: bytes, failed: bytes) -> None:
         try:
             answer = await resolver.query(message)
         except DialError:
-            answer = failed(message, dns.rcode.SERVFAIL)
+            answer = failed
         finally:
             self._room.used -= 1
         self._conn.write_datagram(answer)

@@ -10,39 +10,24 @@ import socket
 import struct
 from collections.abc import Callable
 
-import dns.exception
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
-
+from tproxy.dns import wire
 from tproxy.model.dial_policy import IPAddress, plain
 from tproxy.model.flow import ResetReason
 from tproxy.model.resolv_conf import ResolvConf, candidates
 from tproxy_node.dial.failure import DialError
 
-MAX_MESSAGE = 65535
 PORT = 53
 FIRST_SECONDS = 2.0
 """How long the first attempt waits before the next server is asked: a datagram may be lost."""
 PORT_SECONDS = 10.0
 PORT_QUERIES = 1000
-RETRY_RCODES = (dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
+RETRY_RCODES = (wire.SERVFAIL, wire.NOTIMP, wire.REFUSED)
+PAYLOAD = 1232
+"""What is asked for by EDNS: no fragments on any path (DNS flag day 2020)."""
+
 READS_AT_ONCE = 64
 
 MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
-
-
-def is_query(message: bytes) -> bool:
-    """Whether it may be one: a header that asks one question (RFC 1035 section 4.1.1)."""
-    return 12 < len(message) <= MAX_MESSAGE and not message[2] & 0x80 and message[4:6] == b"\0\1"
-
-
-def failed(message: bytes, rcode: int) -> bytes:
-    """The answer to `message` that says nothing but `rcode`."""
-    end = _question_end(message)
-    flags = bytes((message[2] & 0x79 | 0x80, 0x80 | rcode))
-    return message[:2] + flags + message[4:6] + bytes(6) + message[12:end]
 
 
 class Resolver:
@@ -75,7 +60,7 @@ class Resolver:
                 except OSError as error:
                     failure = error
                     continue
-                if answer[3] & 0x0F not in RETRY_RCODES:
+                if wire.rcode(answer) not in RETRY_RCODES:
                     return answer
                 bad = bad or answer
             if bad is not None:
@@ -88,7 +73,7 @@ class Resolver:
         failure: DialError | None = None
         for full in candidates(name, self._configuration):
             try:
-                found = await asyncio.gather(*(self._look_up(full, kind) for kind in ("AAAA", "A")))
+                found = await asyncio.gather(*(self._look_up(full, kind) for kind in (wire.AAAA, wire.A)))
             except DialError as error:
                 failure = failure or error
                 continue
@@ -96,23 +81,21 @@ class Resolver:
                 return addresses
         raise failure or DialError(ResetReason.NO_SUCH_HOST, f"no such host: {name[:100]}")
 
-    async def _look_up(self, name: str, kind: str) -> list[IPAddress]:
+    async def _look_up(self, name: str, kind: int) -> list[IPAddress]:
         try:
-            query = dns.message.make_query(f"{name}.", kind, use_edns=0, payload=1232, id=0)
-            answer = dns.message.from_wire(await self.query(query.to_wire()))
-            if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                code = dns.rcode.to_text(answer.rcode())
-                raise DialError(ResetReason.NO_SUCH_HOST, f"the pod's resolver says {code} to {name[:100]}")
-            found = answer.resolve_chaining().answer if isinstance(answer, dns.message.QueryMessage) else None
-        except (dns.exception.DNSException, ValueError, UnicodeError) as error:
-            raise DialError(ResetReason.NO_SUCH_HOST, f"cannot look up {name[:100]}: {type(error).__name__}") from error
-        texts = [str(record) for record in found or ()]
-        return [address for text in texts if (address := plain(text)) is not None]
+            query = wire.make_query(name, kind, payload=PAYLOAD)
+            answer = await self.query(query)
+            found = wire.addresses(answer)
+        except wire.MalformedError as error:
+            raise DialError(ResetReason.NO_SUCH_HOST, f"cannot look up {name[:100]}: {error}") from error
+        if (code := wire.rcode(answer)) not in (wire.NOERROR, wire.NXDOMAIN):
+            raise DialError(ResetReason.NO_SUCH_HOST, f"the pod's resolver says error {code} to {name[:100]}")
+        return [address for text, _ in found if (address := plain(text)) is not None]
 
     async def _ask(self, server: str, message: bytes) -> bytes:
         if not self._configuration.use_tcp:
             answer = await self._port(server).ask(message)
-            if not answer[2] & 0x02:
+            if not wire.truncated(answer):
                 return answer
         return await self._ask_by_tcp(server, message)
 
@@ -197,7 +180,7 @@ class _Port:
     def _readable(self) -> None:
         for _ in range(READS_AT_ONCE):
             try:
-                answer = self._sock.recv(MAX_MESSAGE)
+                answer = self._sock.recv(wire.MAX_MESSAGE)
             except BlockingIOError:
                 return
             except OSError as error:  # ICMP said that nobody is there
@@ -220,21 +203,14 @@ class _Port:
 
 def _answers(message: bytes, answer: bytes) -> bool:
     """Whether `answer` is one to the question in `message`: letters may differ in case (RFC 1035 section 2.3.3)."""
-    if len(answer) < 12 or not answer[2] & 0x80:
+    if len(answer) < wire.HEADER or wire.is_query(answer):
         return False
     if answer[4:6] == b"\0\0":
-        return answer[3] & 0x0F != 0  # who cannot parse the question need not repeat it
-    end = _question_end(message)
-    return answer[12:end].lower() == message[12:end].lower()
-
-
-def _question_end(message: bytes) -> int:
-    at = 12
-    while at < len(message) and (size := message[at]):
-        if size > 63:
-            break  # no name in a question is compressed
-        at += 1 + size
-    return min(at + 5, len(message))
+        return wire.rcode(answer) != wire.NOERROR  # who cannot parse the question need not repeat it
+    try:
+        return wire.question(answer) == wire.question(message)
+    except wire.MalformedError:
+        return False
 
 
 def _address(server: str) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:

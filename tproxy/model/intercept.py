@@ -23,6 +23,9 @@ LEAVING = "tproxy.dev/leaving"
 """Annotation by which the laptop asks the nodes to let go before it deletes the object."""
 
 OnDisconnect = Literal["fallback", "fail"]
+OnRefused = Literal["fail", "fallback"]
+"""What becomes of a request of a personal intercept while nothing listens on the laptop's port."""
+
 Probes = Literal["app", "laptop"]
 """Who answers health checks of an intercepted port."""
 Existing = Literal["idle", "keep", "reset"]
@@ -106,6 +109,7 @@ class Intercept:
     ports: tuple[InterceptPort, ...]
     match: Match | None = None
     on_disconnect: OnDisconnect = "fallback"
+    on_refused: OnRefused = "fail"
     probes: Probes = "app"
     existing: Existing = "idle"
     drain_seconds: int = DRAIN_SECONDS
@@ -125,6 +129,9 @@ class Intercept:
         on_disconnect = spec.text("onDisconnect", "fallback")
         if on_disconnect not in ("fallback", "fail"):
             raise spec.invalid("onDisconnect", "fallback or fail")
+        on_refused = spec.text("onRefused", "fail")
+        if on_refused not in ("fail", "fallback"):
+            raise spec.invalid("onRefused", "fail or fallback")
         probes = spec.text("probes", "app")
         if probes not in ("app", "laptop"):
             raise spec.invalid("probes", "app or laptop")
@@ -142,6 +149,7 @@ class Intercept:
             ports=ports,
             match=Match.from_fields(spec.part("match")) if "match" in spec else None,
             on_disconnect="fail" if on_disconnect == "fail" else "fallback",
+            on_refused="fallback" if on_refused == "fallback" else "fail",
             probes="laptop" if probes == "laptop" else "app",
             existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
             drain_seconds=spec.number("drainSeconds", 0, MAX_DRAIN_SECONDS, DRAIN_SECONDS),
@@ -160,6 +168,7 @@ class Intercept:
             "target": {"kind": self.target.kind, "name": self.target.name},
             "ports": [{"port": port.port, "protocol": port.protocol} for port in self.ports],
             "onDisconnect": self.on_disconnect,
+            "onRefused": self.on_refused,
             "probes": self.probes,
             "existing": self.existing,
             "drainSeconds": self.drain_seconds,

@@ -1,12 +1,14 @@
 """`tproxy intercept`: bring a workload's traffic to the laptop."""
 
+import shlex
 import time
 
 import click
 
-from tproxy.errors import TproxyError
+from tproxy.errors import InvalidError, TproxyError
 from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
+from tproxy_cli.http_options import check_http, http_options
 from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
 from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
@@ -31,6 +33,13 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     metavar="LOCAL[:REMOTE]",
     allow_from_autoenv=False,
     help="Laptop port, and the workload's port (number or name) whose connections it gets. Repeatable.",
+)
+@http_options
+@click.option(
+    "--fallback-when-refused",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="While nothing listens on the laptop's port the pods answer these requests; else they get a 502.",
 )
 @click.option(
     "--on-disconnect",
@@ -75,6 +84,8 @@ def intercept(
     console: Console,
     workload: str,
     ports: tuple[str, ...],
+    http: Json,
+    fallback_when_refused: bool,
     on_disconnect: str,
     probes: str,
     existing: str,
@@ -88,22 +99,35 @@ def intercept(
     New connections to the given ports of every pod of WORKLOAD go to your laptop's ports until `tproxy leave`; pods
     that start later are included. WORKLOAD is a name, or a kind and a name: web, deploy/web, svc/web, pod/web-0.
 
+    With --http flags it is personal: only requests that meet all of them go to the laptop, each decided on its own;
+    everything else stays with the pods, and others can have their own requests of the same port.
+
     \b
     Examples:
       tproxy intercept web --port 3000            the workload's only port, or its port 3000
       tproxy intercept web --port 3000:80         its port 80
       tproxy intercept svc/web -p 3000:http       the port that the Service calls http
+      tproxy intercept web -p 3000 --http-header x-user=ada
+      tproxy intercept web -p 3000 --http-header auto --http-path-prefix /api
     """
     from tproxy.model.workload import parse_ports, parse_target
 
     parse_target(workload)
     for port in ports:
         parse_ports(port)
+    personal = check_http(http)
+    if fallback_when_refused and not personal:
+        raise InvalidError(
+            "--fallback-when-refused is for single requests, and no --http flag says which",
+            "without one, connections go to the laptop whole; see `tproxy intercept --help`",
+        )
     started = time.monotonic()
     body = {
         "cluster": cluster,
         "target": workload,
         "ports": list(ports),
+        "http": http,
+        "onRefused": "fallback" if fallback_when_refused else "fail",
         "onDisconnect": on_disconnect,
         "probes": probes,
         "existing": existing,
@@ -132,6 +156,8 @@ def describe(result: Json, wide: bool) -> str:
     for port in result["ports"]:
         protocol = "" if port.get("protocol", "TCP") == "TCP" else f"/{port['protocol'].lower()}"
         lines.append(f"  {result['target']} port {port['remote']}{protocol} -> localhost:{port['local']}")
+    if conditions := intercepts.conditions(result.get("match")):
+        lines.append(f"  only requests with {' and '.join(conditions)}")
     pods = result["pods"]
     shown = pods if wide or len(pods) <= 10 else pods[:9]
     for pod in shown:
@@ -143,7 +169,19 @@ def describe(result: Json, wide: bool) -> str:
         lines.append(f"  and {len(pods) - len(shown)} more pods")
     if not pods:
         lines.append("  from no pod yet: none is running; pods that start are included")
+    if header := result.get("freshHeader") and _fresh_header(result):
+        lines += [
+            f"  with curl: curl -H {shlex.quote(f'{header[0]}: {header[1]}')} ...",
+            f"  in a browser extension that adds request headers: name {header[0]}, value {header[1]}",
+        ]
     return "\n".join(lines)
+
+
+def _fresh_header(result: Json) -> tuple[str, str] | None:
+    from tproxy.model.conditions import AUTO_HEADER
+
+    headers = (result["match"] or {}).get("headers", ())
+    return next(((each["name"], each["value"]) for each in headers if each["name"] == AUTO_HEADER), None)
 
 
 def leave_command(result: Json, cluster: Json) -> str:

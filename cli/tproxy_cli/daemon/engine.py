@@ -14,7 +14,7 @@ from tproxy.errors import TproxyError
 from tproxy.kube.port import DAEMONSETS, DEPLOYMENTS, INTERCEPTS, NAMESPACES, SERVICES, SESSIONS, STATEFULSETS, Resource
 from tproxy.tasks import Tasks
 from tproxy.version import VERSION
-from tproxy_cli.daemon import leaving, listing
+from tproxy_cli.daemon import forcing, leaving, listing
 from tproxy_cli.daemon.clock import watch_sleep
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.clusters import Clusters
@@ -74,7 +74,12 @@ class Engine:
         async def leave_in_all() -> Json | TproxyError:
             began = time.monotonic()
             try:
-                answers = [await leaving.leave(cluster, each, request.names, request.all, say) for each in namespaces]
+                if request.force:
+                    answers = [await forcing.leave(cluster, namespace, request.names, say)]
+                else:
+                    answers = [
+                        await leaving.leave(cluster, each, request.names, request.all, say) for each in namespaces
+                    ]
             except TproxyError as error:
                 return error
             left = [one for answer in answers for one in answer["left"]]

@@ -21,7 +21,7 @@ from tproxy.model.pod import Pod
 from tproxy.model.session import Session
 from tproxy.model.workload import resolve_ports
 from tproxy.tasks import Tasks
-from tproxy_cli.daemon import laptop_ports
+from tproxy_cli.daemon import laptop_ports, ours
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.dial import no_daemon
 from tproxy_cli.daemon.held import Held
@@ -58,8 +58,8 @@ class Interception:
 
     async def run(self) -> Json:
         """Do it. Raises TproxyError, having left nothing behind."""
-        began = time.monotonic()
-        self._say(f"looking for {self._request.target.name} in namespace {self._namespace}")
+        began, request = time.monotonic(), self._request
+        self._say(f"looking for {request.target.name} in namespace {self._namespace}")
         checked, resolved, daemons, user = await asyncio.gather(
             self._cluster.check_access(self._namespace),
             self._resolve(),
@@ -77,18 +77,8 @@ class Interception:
             if pod.node not in _value(daemons):
                 raise no_daemon(pod.node)
         session = await self._session(_value(user))
-        request = self._request
-        wanted = SavedIntercept(
-            _name(target.target),
-            "",
-            target.target,
-            ports,
-            request.on_disconnect,
-            request.probes,
-            request.existing,
-            request.drain_seconds,
-        )
-        held = _same(session, wanted)
+        wanted = self._wanted(session, target.target, ports)
+        held = ours.same(session.held.values(), wanted)
         created = held is None
         if held is None:
             held = Held(wanted)
@@ -98,18 +88,36 @@ class Interception:
             session.adopt(held)
             verdict = await self._wait(session, held, pods)
         self._cluster.forget_lost(
-            lambda one: (one.session.namespace, one.held.saved.target) == (self._namespace, target.target)
+            lambda one: one.session.namespace == self._namespace and ours.in_the_way(one.held.saved, wanted)
         )
         return {
             "name": held.name,
             "namespace": self._namespace,
             "target": str(held.saved.target),
             "ports": [{"local": port.laptop, "remote": port.pod.port, "protocol": port.pod.protocol} for port in ports],
+            "match": wanted.match.to_object() if wanted.match is not None else None,
+            "freshHeader": request.asked.fresh,
             "pods": [_pod_json(pod) for pod in verdict.pods],
             "created": created,
             "seconds": round(time.monotonic() - began, 3),
             "warnings": _warnings(ports),
         }
+
+    def _wanted(self, session: LaptopSession, target: Target, ports: tuple[LaptopPort, ...]) -> SavedIntercept:
+        request = self._request
+        known = ours.fresh_value(session.held.values(), target, ports) if request.asked.fresh else ""
+        return SavedIntercept(
+            name=_name(target),
+            uid="",
+            target=target,
+            ports=ports,
+            on_disconnect=request.on_disconnect,
+            probes=request.probes,
+            match=request.asked.with_header(known),
+            on_refused=request.on_refused,
+            existing=request.existing,
+            drain_seconds=request.drain_seconds,
+        )
 
     async def _resolve(self) -> Resolved:
         return await resolve(self._cluster.api, self._namespace, self._request.target)
@@ -158,7 +166,7 @@ class Interception:
             if verdict.live:
                 return verdict
             if taken := verdict.first(NodeState.CONFLICTED):
-                raise await self._conflict(held, taken)
+                raise await self._conflict(session, held, taken)
             if refused := verdict.first(NodeState.REFUSED):
                 raise ClusterError(
                     f"{held.saved.target} cannot be intercepted: {refused}", "choose a workload that can be"
@@ -178,7 +186,7 @@ class Interception:
                 session.tunnels.want(pod.node for pod in pods)
                 looked_at = time.monotonic()
 
-    async def _conflict(self, held: Held, taken: PodView) -> ConflictError:
+    async def _conflict(self, session: LaptopSession, held: Held, taken: PodView) -> ConflictError:
         """Name who has the port, as far as we may know."""
         target = held.saved.target
         try:
@@ -192,7 +200,8 @@ class Interception:
         for other in parse_intercepts(listed):
             owner = by_uid.get(other.session_uid)
             if other.uid != held.saved.uid and owner is not None and other.name in taken.message.split():
-                return _taken(target, other, owner, self._cluster.host)
+                mine = (owner.user, owner.host) == (session.saved.user, self._cluster.host)
+                return _taken(target, other, owner, mine)
         return ConflictError(f"{target} is already intercepted: {taken}", "see `tproxy list`")
 
     def _too_late(self, target: Target, verdict: Verdict) -> ClusterError:
@@ -218,39 +227,17 @@ async def _create_named(session: LaptopSession, held: Held) -> None:
     await session.create(held)
 
 
-def _same(session: LaptopSession, wanted: SavedIntercept) -> Held | None:
-    """Our intercept of the same ports, if there is one. Raises `ConflictError` if one of ours is in the way."""
-    ports = {port.pod for port in wanted.ports}
-    for held in session.held.values():
-        taken = {port.pod for port in held.saved.ports} & ports
-        if held.saved.target != wanted.target or held.leaving or not taken:
-            continue
-        if not held.saved.uid:
-            raise ConflictError(f"another command of yours is just intercepting {wanted.target}", "wait for it")
-        same = len(taken) == len(ports) == len(held.saved.ports)
-        if same and _options(held.saved) == _options(wanted):
-            return held
-        numbers = ", ".join(str(port.port) for port in sorted(taken))
-        raise ConflictError(
-            f"you already intercept port {numbers} of {wanted.target} as {held.name}, with other ports or options",
-            f"`tproxy leave {held.name}` first",
-        )
-    return None
-
-
-def _options(saved: SavedIntercept) -> tuple[object, ...]:
-    return saved.on_disconnect, saved.probes, saved.existing, saved.drain_seconds
-
-
-def _taken(target: Target, other: Intercept, owner: Session, host: str) -> ConflictError:
+def _taken(target: Target, other: Intercept, owner: Session, mine: bool) -> ConflictError:
     ports = ", ".join(str(port.port) for port in other.ports)
     since = f" since {other.created.astimezone():%Y-%m-%d %H:%M}" if other.created is not None else ""
     who = owner.user or "somebody"
     ask = f"`tproxy leave {other.name}`"
+    requests = f" for requests with {other.match}" if other.match is not None else ""
+    force = f"`tproxy leave --force {other.name}` takes it, if you may"
     return ConflictError(
         f"{target} is already intercepted by {who} on {owner.host or 'an unknown host'}{since}:"
-        f" {other.name} has port {ports} of {other.target}",
-        f"leave it first: {ask}" if owner.host == host else f"ask {who} to run {ask}",
+        f" {other.name} has port {ports} of {other.target}{requests}",
+        f"leave it first: {ask}" if mine else f"ask {who} to run {ask}; {force}",
     )
 
 

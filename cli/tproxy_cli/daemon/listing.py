@@ -34,6 +34,7 @@ def intercept_json(
             }
             for port in intercept.ports
         ],
+        "match": intercept.match.to_object() if intercept.match is not None else None,
         "user": session.user if session is not None else "",
         "host": session.host if session is not None else "",
         "mine": held is not None,
@@ -147,7 +148,9 @@ def _unseen(session: SavedSession, saved: SavedIntercept) -> Intercept:
         session_uid=session.uid,
         target=saved.target,
         ports=tuple(port.pod for port in saved.ports),
+        match=saved.match,
         on_disconnect=saved.on_disconnect,
+        on_refused=saved.on_refused,
         probes=saved.probes,
         existing=saved.existing,
         drain_seconds=saved.drain_seconds,

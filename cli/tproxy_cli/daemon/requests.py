@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tproxy.errors import InvalidError
-from tproxy.model.intercept import DRAIN_SECONDS, MAX_DRAIN_SECONDS, Existing, OnDisconnect, Probes
+from tproxy.model.conditions import Asked, parse_conditions
+from tproxy.model.intercept import DRAIN_SECONDS, MAX_DRAIN_SECONDS, Existing, OnDisconnect, OnRefused, Probes
 from tproxy.model.workload import PortMapping, TargetQuery, parse_ports, parse_target
 
 MAX_BYTES = 64 * 1024
@@ -17,6 +18,8 @@ MAX_BYTES = 64 * 1024
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 LONGEST_TIMEOUT_SECONDS = 3600.0
+
+HTTP_TEXTS = ("path", "pathPrefix", "pathRegex", "method")
 
 Body = Mapping[str, Any]
 
@@ -45,7 +48,9 @@ class InterceptRequest:
     where: Where
     target: TargetQuery
     ports: tuple[PortMapping, ...]
+    asked: Asked
     on_disconnect: OnDisconnect
+    on_refused: OnRefused
     probes: Probes
     timeout: float
     existing: Existing = "idle"
@@ -58,6 +63,9 @@ class InterceptRequest:
         on_disconnect = body.get("onDisconnect", "fallback")
         if on_disconnect not in ("fallback", "fail"):
             raise _unexpected("onDisconnect")
+        on_refused = body.get("onRefused", "fail")
+        if on_refused not in ("fail", "fallback"):
+            raise _unexpected("onRefused")
         probes = body.get("probes", "app")
         if probes not in ("app", "laptop"):
             raise _unexpected("probes")
@@ -80,7 +88,9 @@ class InterceptRequest:
             where=Where.of(body),
             target=parse_target(_text(body, "target")),
             ports=tuple(parse_ports(port) for port in ports),
+            asked=_asked(body),
             on_disconnect="fail" if on_disconnect == "fail" else "fallback",
+            on_refused="fallback" if on_refused == "fallback" else "fail",
             probes="laptop" if probes == "laptop" else "app",
             timeout=float(timeout),
             existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
@@ -90,11 +100,12 @@ class InterceptRequest:
 
 @dataclass(frozen=True, slots=True)
 class LeaveRequest:
-    """`tproxy leave`."""
+    """`tproxy leave`. `force`: intercepts of others, too."""
 
     where: Where
     names: tuple[str, ...]
     all: bool
+    force: bool = False
 
     @classmethod
     def of(cls, body: Body) -> "LeaveRequest":
@@ -102,7 +113,10 @@ class LeaveRequest:
         names, everything = _texts(body, "names"), _flag(body, "all")
         if bool(names) == everything:
             raise InvalidError("say what to leave", "`tproxy leave NAME` or `tproxy leave --all`")
-        return cls(Where.of(body), names, everything)
+        force = _flag(body, "force")
+        if force and everything:
+            raise InvalidError("--force leaves intercepts by name only", "`tproxy list` shows them")
+        return cls(Where.of(body), names, everything, force)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +147,14 @@ class CompleteRequest:
         if what not in ("workloads", "intercepts", "namespaces"):
             raise _unexpected("what")
         return cls(Where.of(body), what, _text_or_none(body, "prefix") or "")
+
+
+def _asked(body: Body) -> Asked:
+    http = body.get("http") or {}
+    if not isinstance(http, Mapping):
+        raise _unexpected("http")
+    path, prefix, regex, method = (_text_or_none(http, name) or "" for name in HTTP_TEXTS)
+    return parse_conditions(_texts(http, "headers"), _texts(http, "baggage"), path, prefix, regex, method)
 
 
 def _text(body: Body, name: str) -> str:

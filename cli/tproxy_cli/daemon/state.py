@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tproxy.model.intercept import DRAIN_SECONDS, Existing, InterceptPort, OnDisconnect, Probes, Target
+from tproxy.errors import InvalidError
+from tproxy.model.fields import Fields
+from tproxy.model.intercept import DRAIN_SECONDS, Existing, InterceptPort, OnDisconnect, OnRefused, Probes, Target
+from tproxy.model.match import Match
 
 FORMAT = 1
 MAX_BYTES = 16 * 1024 * 1024
@@ -42,6 +45,8 @@ class SavedIntercept:
     probes: Probes
     existing: Existing = "idle"
     drain_seconds: int = DRAIN_SECONDS
+    match: Match | None = None
+    on_refused: OnRefused = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class StateFile:
             if document["format"] != FORMAT:
                 raise ValueError(f"format {document['format']}")
             return [_session(item) for item in document["sessions"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidError) as error:
             broken = self._path.with_suffix(".broken")
             self._path.replace(broken)
             log.warning("cannot read the saved sessions (%s); put aside as %s", type(error).__name__, broken)
@@ -101,7 +106,11 @@ class StateFile:
 
 
 def _plain(session: SavedSession) -> dict[str, Any]:
-    return {**asdict(session), "token": session.token.hex()}
+    intercepts = [
+        {**asdict(each), "match": each.match.to_object() if each.match is not None else None}
+        for each in session.intercepts
+    ]
+    return {**asdict(session), "token": session.token.hex(), "intercepts": intercepts}
 
 
 def _session(item: Mapping[str, Any]) -> SavedSession:
@@ -134,4 +143,6 @@ def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
         probes="laptop" if item["probes"] == "laptop" else "app",
         existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
         drain_seconds=int(item["drain_seconds"]),
+        match=Match.from_fields(Fields(match, "the saved match")) if (match := item["match"]) is not None else None,
+        on_refused="fallback" if item["on_refused"] == "fallback" else "fail",
     )

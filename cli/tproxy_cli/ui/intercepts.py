@@ -12,18 +12,21 @@ Json = dict[str, Any]
 
 NONE = "no intercepts; start one with `tproxy intercept WORKLOAD --port PORT`"
 
+MATCH_WIDTH = 24
+"""Characters of a match that a table shows, unless it is a wide one."""
+
 _ROLES = {"Ready": "good", "Pending": "doubtful", "Conflicted": "bad", "Refused": "bad", "Lost": "bad"}
 
 
 def table(console: Console, intercepts: Sequence[Json], *, namespaces: bool, wide: bool) -> str:
     """Intercepts as a table, with their namespaces or without."""
-    columns = ["NAME", "TARGET", "PORTS", "STATE", "PODS", "USER"]
+    columns = ["NAME", "TARGET", "PORTS", "MATCH", "STATE", "PODS", "USER"]
     if namespaces:
         columns.insert(0, "NAMESPACE")
     if wide:
         columns += ["HOST", "NODES", "REASON"]
     columns.append("AGE")
-    rows = [_row(columns, intercept) for intercept in intercepts]
+    rows = [_row(columns, intercept, wide) for intercept in intercepts]
 
     def paint(column: str, text: str) -> str:
         return console.paint(text, _ROLES[text]) if column == "STATE" and text in _ROLES else text
@@ -41,6 +44,32 @@ def port(one: Json) -> str:
     protocol = one.get("protocol", "TCP")
     text = f"{one['remote']}" if protocol == "TCP" else f"{one['remote']}/{protocol.lower()}"
     return f"{text}->{one['local']}" if one.get("local") is not None else text
+
+
+def match(spec: Json | None, wide: bool) -> str:
+    """`x-user=ada,path=/api/*`, without spaces; shortened unless `wide`. `<all>`: every connection."""
+    if not spec:
+        return "<all>"
+    text = ",".join(conditions(spec)).replace(" ", "_")
+    return text if wide or len(text) <= MATCH_WIDTH else text[: MATCH_WIDTH - 1] + "…"
+
+
+def conditions(spec: Json | None) -> list[str]:
+    """The conditions of `spec.match`, each in a few characters; `=~` before a pattern."""
+    if not spec:
+        return []
+    found = [f"{one['name']}{_relation(one)}{one['value']}" for one in spec.get("headers", ())]
+    found += [f"baggage:{one['name']}{_relation(one)}{one['value']}" for one in spec.get("baggage", ())]
+    if path := spec.get("path"):
+        below = path.get("type") == "PathPrefix"
+        found.append(f"path={path['value'].rstrip('/')}/*" if below else f"path{_relation(path)}{path['value']}")
+    if method := spec.get("method"):
+        found.append(f"method={method}")
+    return found
+
+
+def _relation(condition: Json) -> str:
+    return "=~" if condition.get("type") == "RegularExpression" else "="
 
 
 def troubles(intercepts: Sequence[Json]) -> list[str]:
@@ -83,13 +112,14 @@ def with_the_app(intercepts: Sequence[Json]) -> list[str]:
     return found
 
 
-def _row(columns: Sequence[str], intercept: Json) -> list[object]:
+def _row(columns: Sequence[str], intercept: Json, wide: bool) -> list[object]:
     pods = intercept.get("pods") or {}
     cells: dict[str, object] = {
         "NAMESPACE": intercept["namespace"],
         "NAME": intercept["name"],
         "TARGET": intercept["target"],
         "PORTS": ports(intercept["ports"]),
+        "MATCH": match(intercept.get("match"), wide),
         "STATE": intercept["state"],
         "PODS": f"{pods.get('ready', 0)}/{pods.get('total', 0)}",
         "USER": intercept.get("user"),

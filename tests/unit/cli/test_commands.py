@@ -67,6 +67,15 @@ def test_intercept_says_what_goes_where_and_how_to_leave(tproxy: Tproxy, daemon:
             "cluster": NOWHERE | {"namespace": "shop"},
             "target": "web",
             "ports": ["3000:80"],
+            "http": {
+                "headers": [],
+                "baggage": [],
+                "path": "",
+                "pathPrefix": "",
+                "pathRegex": "",
+                "method": "",
+            },
+            "onRefused": "fail",
             "onDisconnect": "fallback",
             "probes": "app",
             "existing": "idle",
@@ -74,6 +83,46 @@ def test_intercept_says_what_goes_where_and_how_to_leave(tproxy: Tproxy, daemon:
             "timeoutSeconds": 5,
         }
     ]
+
+
+def test_a_personal_intercept_says_which_requests(tproxy: Tproxy, daemon: FakeDaemon) -> None:
+    match = {
+        "headers": [
+            {"name": "x-tproxy-intercept", "type": "Exact", "value": "5f1c9a3e"},
+            {"name": "x-user", "type": "RegularExpression", "value": "a.*"},
+        ]
+    }
+    daemon.answers["/v1/intercept"] = [{"result": RESULT | {"match": match, "freshHeader": True}}]
+    flags = ["--http-header", "auto", "--http-header", "X-User=~a.*", "--http-baggage", "user=ada"]
+    got = tproxy("intercept", "web", "-p", "3000", *flags, "--http-path-prefix", "/api", "--fallback-when-refused")
+    assert got.code == 0
+    assert "  only requests with x-tproxy-intercept=5f1c9a3e and x-user=~a.*\n" in got.out
+    assert "  with curl: curl -H 'x-tproxy-intercept: 5f1c9a3e' ...\n" in got.out
+    assert "request headers: name x-tproxy-intercept, value 5f1c9a3e\n" in got.out
+    [body] = daemon.bodies("/v1/intercept")
+    assert body["http"] == {
+        "headers": ["auto", "X-User=~a.*"],
+        "baggage": ["user=ada"],
+        "path": "",
+        "pathPrefix": "/api",
+        "pathRegex": "",
+        "method": "",
+    }
+    assert body["onRefused"] == "fallback"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--http-header", "x-user"], "error: 'x-user' is not a condition on a header\n\nhint: write NAME=VALUE"),
+        (["--http-path-regex", "("], "--http-path-regex: '(' is not a regular expression: missing )"),
+        (["--fallback-when-refused"], "--fallback-when-refused is for single requests"),
+    ],
+)
+def test_what_no_request_can_be_never_reaches_the_daemon(tproxy: Tproxy, flags: list[str], sentence: str) -> None:
+    got = tproxy("intercept", "web", "-p", "3000", *flags)
+    assert (got.code, got.out) == (2, "")
+    assert sentence in got.err
 
 
 def test_intercept_passes_warnings_on_stderr(tproxy: Tproxy, daemon: FakeDaemon) -> None:
@@ -128,7 +177,13 @@ def test_list_of_one_namespace(tproxy: Tproxy, daemon: FakeDaemon) -> None:
         name="store-00ff",
         target="StatefulSet/store",
         ports=[{"remote": 53, "local": None, "protocol": "UDP"}, {"remote": 443, "local": None, "protocol": "TCP"}],
-        user="Bob Smith",
+        user="B S",
+        match={
+            "headers": [
+                {"name": "x-user", "type": "Exact", "value": "ada"},
+                {"name": "x-team", "type": "RegularExpression", "value": "a very long one"},
+            ]
+        },
         state="Conflicted",
         pods={"ready": 0, "total": 1},
         nodes=[
@@ -142,18 +197,25 @@ def test_list_of_one_namespace(tproxy: Tproxy, daemon: FakeDaemon) -> None:
     daemon.answers["/v1/list"] = [{"result": {"intercepts": [listed(), other]}}]
     got = tproxy("list")
     assert got.out == (
-        "NAME         TARGET              PORTS        STATE        PODS   USER        AGE\n"
-        "web-3f2a     Deployment/web      80->3000     Ready        2/2    alice       5m10s\n"
-        "store-00ff   StatefulSet/store   53/udp,443   Conflicted   0/1    Bob_Smith   5m10s\n"
+        "NAME         TARGET              PORTS        MATCH                      STATE        PODS   USER    AGE\n"
+        "web-3f2a     Deployment/web      80->3000     <all>                      Ready        2/2    alice   5m10s\n"
+        "store-00ff   StatefulSet/store   53/udp,443   x-user=ada,x-team=~a_ve…   Conflicted   0/1    B_S     5m10s\n"
     )
     assert got.err == "store-00ff is Conflicted: web-3f2a of alice has port 443 (store-0)\n"
 
 
 def test_list_everywhere_and_wide(tproxy: Tproxy, daemon: FakeDaemon) -> None:
-    daemon.answers["/v1/list"] = [{"result": {"intercepts": [listed()]}}]
-    assert tproxy("list", "-A", "-o", "wide").out == (
-        "NAMESPACE   NAME       TARGET           PORTS      STATE   PODS   USER    HOST       NODES   REASON   AGE\n"
-        "shop        web-3f2a   Deployment/web   80->3000   Ready   2/2    alice   thinkpad   node1   <none>   5m10s\n"
+    match = {
+        "path": {"type": "PathPrefix", "value": "/api/"},
+        "baggage": [{"name": "user", "type": "Exact", "value": "Ada Lovelace"}],
+        "method": "POST",
+    }
+    daemon.answers["/v1/list"] = [{"result": {"intercepts": [listed(match=match)]}}]
+    head, row = (" ".join(line.split()) for line in tproxy("list", "-A", "-o", "wide").out.splitlines())
+    assert head == "NAMESPACE NAME TARGET PORTS MATCH STATE PODS USER HOST NODES REASON AGE"
+    assert row == (
+        "shop web-3f2a Deployment/web 80->3000 baggage:user=Ada_Lovelace,path=/api/*,method=POST Ready 2/2"
+        " alice thinkpad node1 <none> 5m10s"
     )
     assert daemon.bodies("/v1/list") == [{"cluster": NOWHERE, "allNamespaces": True}]
 
@@ -233,8 +295,8 @@ def test_status_shows_daemon_tunnels_and_intercepts(tproxy: Tproxy, daemon: Fake
         "node2   lost        <none>   0             0B         0B      <none>\n"
         "node2: no answer for 6 s\n"
         "\n"
-        "NAME       TARGET           PORTS      STATE     PODS   USER    AGE\n"
-        "web-3f2a   Deployment/web   80->3000   Pending   2/2    alice   5m10s\n"
+        "NAME       TARGET           PORTS      MATCH   STATE     PODS   USER    AGE\n"
+        "web-3f2a   Deployment/web   80->3000   <all>   Pending   2/2    alice   5m10s\n"
         "web-3f2a is Pending: waiting for node2\n"
     )
 
@@ -262,10 +324,15 @@ def test_leave_names_what_was_left(tproxy: Tproxy, daemon: FakeDaemon) -> None:
     daemon.answers["/v1/leave"] = [{"result": {"left": left, "seconds": 0.03}}]
     got = tproxy("leave", "web")
     assert (got.code, got.out, got.err) == (0, "intercept/web-3f2a left in 0.03 s (Deployment/web)\n", "")
+    daemon.answers["/v1/leave"] = [{"result": {"left": [left[0] | {"user": "bob"}], "seconds": 0.03}}]
+    got = tproxy("leave", "web-3f2a", "--force")
+    assert got.out == "intercept/web-3f2a left in 0.03 s (Deployment/web, of bob)\n"
+    assert daemon.bodies("/v1/leave").pop()["force"]
     assert tproxy("leave", "--all", "-o", "name").out == "intercept/web-3f2a\n"
     assert daemon.bodies("/v1/leave") == [
-        {"cluster": NOWHERE, "names": ["web"], "all": False},
-        {"cluster": NOWHERE, "names": [], "all": True},
+        {"cluster": NOWHERE, "names": ["web"], "all": False, "force": False},
+        {"cluster": NOWHERE, "names": ["web-3f2a"], "all": False, "force": True},
+        {"cluster": NOWHERE, "names": [], "all": True, "force": False},
     ]
 
 
@@ -275,7 +342,7 @@ def test_leave_all_of_nothing(tproxy: Tproxy, daemon: FakeDaemon) -> None:
     assert (got.code, got.out, got.err) == (0, "", "no intercepts to leave\n")
 
 
-@pytest.mark.parametrize("args", [[], ["web", "--all"]])
+@pytest.mark.parametrize("args", [[], ["web", "--all"], ["--all", "--force"]])
 def test_leave_needs_names_or_all(tproxy: Tproxy, args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPROXY_ALL", "1")  # an environment must not be able to leave everything
     monkeypatch.setenv("TPROXY_EVERYTHING", "1")

@@ -264,8 +264,8 @@ class Laptop:
         body["ports"] = list(body["ports"])
         return await self.engine.intercept(InterceptRequest.of(body), self.said.append)
 
-    async def leave(self, *names: str, everything: bool = False) -> Json:
-        body = self.where | {"names": list(names), "all": everything}
+    async def leave(self, *names: str, everything: bool = False, force: bool = False) -> Json:
+        body = self.where | {"names": list(names), "all": everything, "force": force}
         return await self.engine.leave(LeaveRequest.of(body), self.said.append)
 
     async def list(self) -> list[Json]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tproxy_cli.daemon.requests import CompleteRequest, InterceptRequest, LeaveRequest, ListRequest, Where
 
 from tproxy.errors import InvalidError
+from tproxy.model.conditions import Asked
 from tproxy.model.workload import PortMapping, TargetQuery
 
 GOOD: dict[str, Any] = {
@@ -29,7 +30,9 @@ def test_an_intercept_is_read() -> None:
         where=Where("/k", None, "shop"),
         target=TargetQuery("Deployment", "web"),
         ports=(PortMapping(3000, "http"), PortMapping(4000)),
+        asked=Asked(None),
         on_disconnect="fail",
+        on_refused="fail",
         probes="laptop",
         timeout=5.0,
         existing="reset",

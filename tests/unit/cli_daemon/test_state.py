@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tproxy_cli.daemon.state import LaptopPort, SavedIntercept, SavedSession, StateFile
 
+from tests.unit.model.objects import matches
 from tproxy.model.intercept import InterceptPort, Target
 
 _names = st.text(min_size=1, max_size=20)
@@ -26,6 +27,8 @@ _intercepts = st.builds(
     probes=st.sampled_from(["app", "laptop"]),
     existing=st.sampled_from(["idle", "keep", "reset"]),
     drain_seconds=st.integers(0, 3600),
+    match=st.none() | matches,
+    on_refused=st.sampled_from(["fail", "fallback"]),
 )
 _sessions = st.builds(
     SavedSession,

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from tproxy.kube.port import INTERCEPTS, Object
+from tproxy.kube.port import INTERCEPTS, NAMESPACES, Object
+from tproxy.lab.api import admission
 from tproxy.lab.api.errors import BadRequestError, InvalidObjectError
-from tproxy.lab.api.resources import Kind
+from tproxy.lab.api.resources import Kind, builtin_kinds, custom_kinds
 from tproxy.lab.api.schema import admit, refuse_unknown_fields, unknown_fields
 from tproxy.lab.api.store import Store
 
@@ -103,3 +104,24 @@ def test_other_keywords(schema: Object, good: Any, bad: Any) -> None:
     admit(kind, {"metadata": {"name": "x"}, "v": good}, None)
     with pytest.raises(InvalidObjectError):
         admit(kind, {"metadata": {"name": "x"}, "v": bad}, None)
+
+
+@pytest.mark.parametrize(
+    ("match", "field"),
+    [
+        ({"headers": [{"name": "x", "type": "RegularExpression", "value": "("}]}, "spec.match.headers[0]"),
+        ({"baggage": [{"name": "x", "type": "RegularExpression", "value": "(?=a)"}]}, "spec.match.baggage[0]"),
+        ({"path": {"type": "RegularExpression", "value": "["}}, "spec.match.path"),
+    ],
+)
+def test_our_definition_refuses_patterns_that_are_none(match: Object, field: str) -> None:
+    store = Store([*builtin_kinds(), *custom_kinds()])
+    admission.install(store)
+    spec = {"session": "s", "target": {"kind": "Deployment", "name": "web"}, "ports": [{"port": 80}]}
+    obj = {"metadata": {"name": "web-1"}, "spec": spec | {"match": match}}
+    store.create(NAMESPACES, {"metadata": {"name": "shop"}})
+    with pytest.raises(InvalidObjectError, match="must be a regular expression") as refused:
+        store.create(INTERCEPTS, obj, "shop")
+    assert [cause.field for cause in refused.value.causes] == [field]
+    obj["spec"] = spec | {"match": {"path": {"value": "["}}}
+    store.create(INTERCEPTS, obj, "shop")

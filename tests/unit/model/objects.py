@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 
 from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStatus, PodStatus, Target
-from tproxy.model.match import HeaderMatch, Match, MatchKind, PathMatch
+from tproxy.model.match import BaggageMatch, HeaderMatch, Match, MatchKind, PathMatch
 from tproxy.model.session import MAX_TTL_SECONDS, MIN_TTL_SECONDS, Session
 
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
@@ -26,17 +26,19 @@ sessions = st.builds(
     ttl_seconds=st.integers(MIN_TTL_SECONDS, MAX_TTL_SECONDS),
 )
 
-header_matches = st.builds(
-    HeaderMatch,
-    name=st.from_regex(r"[a-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True),
-    value=texts,
-    regex=st.booleans(),
+_tokens = st.from_regex(r"[a-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True)
+patterns = st.sampled_from([".*", "a+", "a.*", "(ada|bob)", "[0-9]+", "(?i)x", "\\w+"])
+header_matches = st.builds(HeaderMatch, _tokens, texts) | st.builds(HeaderMatch, _tokens, patterns, st.just(True))
+baggage_matches = st.builds(BaggageMatch, _tokens, texts) | st.builds(BaggageMatch, _tokens, patterns, st.just(True))
+path_matches = st.builds(PathMatch, texts, st.sampled_from([MatchKind.EXACT, MatchKind.PREFIX])) | st.builds(
+    PathMatch, patterns, st.just(MatchKind.REGEX)
 )
 matches = st.builds(
     Match,
     headers=st.lists(header_matches, min_size=1, max_size=4).map(tuple),
-    path=st.none() | st.builds(PathMatch, value=texts, kind=st.sampled_from(MatchKind)),
+    path=st.none() | path_matches,
     method=st.sampled_from(["", "GET", "POST"]),
+    baggage=st.lists(baggage_matches, max_size=3).map(tuple),
 )
 ports = st.builds(InterceptPort, port=st.integers(1, 65535), protocol=st.sampled_from(["TCP", "UDP"]))
 pod_statuses = st.builds(
@@ -67,6 +69,7 @@ intercepts = st.builds(
     ports=st.lists(ports, min_size=1, max_size=4, unique=True).map(tuple),
     match=st.none() | matches,
     on_disconnect=st.sampled_from(["fallback", "fail"]),
+    on_refused=st.sampled_from(["fail", "fallback"]),
     probes=st.sampled_from(["app", "laptop"]),
     existing=st.sampled_from(["idle", "keep", "reset"]),
     drain_seconds=st.integers(0, 3600),

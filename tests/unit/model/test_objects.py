@@ -105,7 +105,20 @@ def test_any_single_field_may_be_nonsense(data: st.DataObject) -> None:
         (("spec", "existing"), "all", "spec.existing must be idle, keep or reset, not 'all'"),
         (("spec", "drainSeconds"), -1, "spec.drainSeconds must be a whole number from 0 to 3600, not int"),
         (("spec", "match"), {}, "Intercept shop/web-i1: spec.match needs at least one condition"),
-        (("spec", "match"), {"baggage": []}, "spec.match.baggage must be absent (this version does not know it)"),
+        (("spec", "match"), {"cookies": []}, "spec.match.cookies must be absent (this version does not know it)"),
+        (("spec", "match"), {"baggage": []}, "spec.match needs at least one condition"),
+        (("spec", "match"), {"baggage": [{"name": "a b", "value": "1"}]}, "must be the name of a baggage entry"),
+        (
+            ("spec", "match"),
+            {"headers": [{"name": "x", "value": "(", "type": "RegularExpression"}]},
+            "spec.match.headers[0].value must be a regular expression (missing ): (), not '('",
+        ),
+        (
+            ("spec", "match"),
+            {"path": {"value": "(?=a)", "type": "RegularExpression"}},
+            "must be a regular expression (invalid perl operator: (?=)",
+        ),
+        (("spec", "onRefused"), "shrug", "spec.onRefused must be fail or fallback, not 'shrug'"),
         (("spec", "match"), {"method": "get"}, "spec.match.method must be an HTTP method in capitals"),
         (("spec", "match"), {"headers": [{"name": "x y", "value": "1"}]}, "headers[0].name must be a header name"),
         (
@@ -210,7 +223,9 @@ def test_the_definitions_have_the_models_bounds() -> None:
     spec = intercept["properties"]["spec"]["properties"]
     assert spec["ports"]["maxItems"] == intercept_module.MAX_PORTS
     assert spec["match"]["properties"]["headers"]["maxItems"] == match_module.MAX_HEADERS
-    assert set(spec["match"]["properties"]) == {"headers", "path", "method"}
+    assert set(spec["match"]["properties"]) == {"headers", "baggage", "path", "method"}
+    assert spec["match"]["properties"]["baggage"]["maxItems"] == match_module.MAX_BAGGAGE
+    assert spec["match"]["properties"]["path"]["properties"]["value"]["maxLength"] == match_module.VALUE_LIMIT
     nodes = intercept["properties"]["status"]["properties"]["nodes"]
     assert nodes["maxProperties"] == intercept_module.MAX_NODES
     node = nodes["additionalProperties"]["properties"]

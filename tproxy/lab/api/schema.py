@@ -1,7 +1,8 @@
 """Validation of custom resources by their structural schema, as far as CustomResourceDefinitions use it.
 
 Unknown fields are dropped, defaults are filled in, and the rest is checked: types, required, enum, pattern, limits of
-numbers, strings, lists and maps, keys of lists, and of the CEL rules one form: `self == oldSelf`.
+numbers, strings, lists and maps, keys of lists, and of the CEL rules two forms: `self == oldSelf`, and the one by which
+values of type `RegularExpression` have to be ones.
 """
 
 import copy
@@ -14,6 +15,7 @@ from typing import Any
 from tproxy.kube.port import Object
 from tproxy.lab.api.errors import BadRequestError, Cause, InvalidObjectError, invalid_value
 from tproxy.lab.api.resources import Kind
+from tproxy.model.pattern import compile_pattern
 
 Schema = Mapping[str, Any]
 
@@ -36,6 +38,7 @@ _LIMITS = (
     ("maxProperties", "should have at most this many properties:", lambda value, limit: len(value) <= limit),
     ("pattern", "should match", lambda value, limit: _matches(limit, value)),
 )
+_PATTERN_RULE = "self.type != 'RegularExpression' || ''.matches(self.value) in [true, false]"
 _ALWAYS_KNOWN = {"apiVersion", "kind", "metadata"}
 
 
@@ -140,6 +143,7 @@ def _check(schema: Schema, value: Any, path: str) -> Iterator[Cause]:
             if name not in value:
                 yield Cause(f"{path}.{name}".lstrip("."), "FieldValueRequired", "Required value")
     yield from _check_keys(schema, value, where)
+    yield from _check_patterns(schema, value, where)
     for text, key, inner in _children(schema, value):
         yield from _check(inner, value[key], path + text)
 
@@ -172,8 +176,17 @@ def _check_keys(schema: Schema, value: Any, where: str) -> Iterator[Cause]:
         seen.append(identity)
 
 
+def _check_patterns(schema: Schema, value: Any, where: str) -> Iterator[Cause]:
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if rule["rule"] == _PATTERN_RULE and isinstance(value, dict) and value.get("type") == "RegularExpression":
+            try:
+                compile_pattern(str(value.get("value", "")))
+            except ValueError as error:
+                yield invalid_value(where, value, f"{rule['message']}: {error}")
+
+
 def _check_transition(schema: Schema, value: Any, before: Any, path: str) -> Iterator[Cause]:
-    """The one form of `x-kubernetes-validations` that is evaluated here: `self == oldSelf`."""
+    """The form of `x-kubernetes-validations` that compares with what was there: `self == oldSelf`."""
     for rule in schema.get("x-kubernetes-validations", ()):
         if rule["rule"].split() == ["self", "==", "oldSelf"] and value != before:
             yield invalid_value(path.lstrip("."), value, rule.get("message", f"failed rule: {rule['rule']}"))

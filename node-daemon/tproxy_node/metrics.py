@@ -110,6 +110,11 @@ class Metrics:
             ("verdict",),
         )
         yield _gauge("tproxy_pods_steered", "Pods steered now.", {(): sources.reconciler.steered})
+        yield _gauge(
+            "tproxy_pods_shown_clients",
+            "Steered pods whose apps see their clients also on what passes through here.",
+            {(): sum(pod.shows_clients for pod in relay.pods)},
+        )
         yield _counter("tproxy_reconcile_rounds", "Looks at everything.", {(): sources.reconciler.rounds})
         yield _counter(
             "tproxy_reconcile_errors",

@@ -10,6 +10,7 @@ from tproxy.model.pod import Pod
 from tproxy.netns.addresses import addresses_of
 from tproxy.netns.discovery import Discovery, WantedPod
 from tproxy.netns.handle import Netns
+from tproxy.netns.pod_cgroups import find_cgroups
 from tproxy.netns.refusal import Refusal
 from tproxy.netns.rooted import read_in_root
 
@@ -18,10 +19,14 @@ MOVED = "the pod has another network by now"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A namespace that a pod was found in, and the pod as it was then. The namespace is whoever's got the place."""
+    """A namespace that a pod was found in, and the pod as it was then. The namespace is whoever's got the place.
+
+    `cgroup` is the directory of the pod's cgroup, None if there is none of version 2 within sight.
+    """
 
     pod: Pod
     netns: Netns
+    cgroup: Path | None = None
 
 
 class Places:
@@ -34,8 +39,11 @@ class Places:
         """By pod UID. One pass over all processes, however many pods. Raises OSError."""
         by_uid = {pod.uid: pod for pod in pods}
         found = self._discovery.find(_wanted(pod) for pod in by_uid.values())
+        cgroups = find_cgroups([name for pod in by_uid.values() for name in (pod.uid, pod.config_hash)])
         return {
-            uid: answer if isinstance(answer, Refusal) else Place(by_uid[uid], answer) for uid, answer in found.items()
+            uid: answer if isinstance(answer, Refusal) else Place(pod, answer, _either(cgroups, pod))
+            for uid, answer in found.items()
+            for pod in [by_uid[uid]]
         }
 
     def read(self, place: Place, path: str, limit: int) -> bytes:
@@ -71,6 +79,10 @@ class Places:
 
 def _wanted(pod: Pod) -> WantedPod:
     return WantedPod(pod.uid, pod.addresses, pod.config_hash, pod.container_ids)
+
+
+def _either(cgroups: Mapping[str, Path], pod: Pod) -> Path | None:
+    return cgroups.get(pod.uid) or cgroups.get(pod.config_hash)
 
 
 def _holds(place: Place) -> bool:

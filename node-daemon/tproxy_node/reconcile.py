@@ -222,7 +222,7 @@ class Reconciler:
 
     async def _attach(self, op: Attach, place: Place) -> None:
         parts = self._parts
-        relay = PodRelay(parts.relay, op.pod, parts.steering.attach(place.netns, ()), op.routes)
+        relay = PodRelay(parts.relay, op.pod, parts.steering.attach(place.netns, (), place.cgroup), op.routes)
         try:
             relay.watch_probes(place.netns)
             # Only once somebody accepts does the kernel get to know the ports.
@@ -231,6 +231,12 @@ class Reconciler:
             relay.abandon()
             raise
         self._steered[op.pod.uid] = _Steered(relay, place, place.pod)
+        if not relay.shows_clients:
+            why = "its cgroup is not to be found" if place.cgroup is None else "the kernel refuses"
+            extra = {"pod": str(op.pod), "rate_key": "clients"}
+            log.warning(
+                "what passes through here looks to the app as if it came from its own pod: %s", why, extra=extra
+            )
 
     def _detach(self, op: Detach) -> None:
         steered = self._steered.pop(op.pod.uid)

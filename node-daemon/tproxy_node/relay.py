@@ -148,6 +148,11 @@ class PodRelay:
         self._laptop: dict[tuple[int, str], set[Tunnelled]] = {}  # by port and intercept UID
         self._app: set[Splice] = set()
 
+    @property
+    def shows_clients(self) -> bool:
+        """Whether the app sees its clients on connections that come through here, rather than its own pod."""
+        return self._attachment.shows_clients
+
     async def serve(self) -> None:
         """Accept on the attachment's listeners."""
         loop = asyncio.get_running_loop()
@@ -243,13 +248,13 @@ class PodRelay:
         destination, source = Address(name[0], name[1]), Address(peer[0], peer[1])
         route = self.routes.get(destination.port)
         if route is None:
-            self._to_app(transport, destination, "left")
+            self._to_app(transport, source, destination, "left")
         elif route.probes == "app" and self._from_node(source) and self._app_missing(destination):
-            self._to_app(transport, destination, "probe")
+            self._to_app(transport, source, destination, "probe")
         elif self._relay.by_session[route.session] >= self._relay.limits.per_session:
-            self._to_app(transport, destination, "limit")
+            self._to_app(transport, source, destination, "limit")
         elif (stream := self._relay.pick(route.session)) is None:
-            self._to_app(transport, destination, "no_tunnel")
+            self._to_app(transport, source, destination, "no_tunnel")
         else:
             self._to_laptop(transport, stream, route, destination, source)
 
@@ -275,7 +280,7 @@ class PodRelay:
                 return
             conn.reset(ResetReason.RESET, "a health check, which is the app's")
             self.tunnelled_lost(connection, key, route.session)
-            self._to_app(probe[0], destination, "probe", probe[1])
+            self._to_app(probe[0], source, destination, "probe", probe[1])
 
         agents, from_node = self._relay.probing.agents, self._from_node(source)
         first = FirstBytes(connection, conn, lambda data: classify(data, agents, from_node), settled)
@@ -300,16 +305,17 @@ class PodRelay:
         """The far end of a connection is gone."""
         self._relay.resets[reason.value] += 1
 
-    def _to_app(self, transport: asyncio.Transport, destination: Address, why: str, first: bytes = b"") -> None:
+    def _to_app(
+        self, transport: asyncio.Transport, source: Address, destination: Address, why: str, first: bytes = b""
+    ) -> None:
         """Join with the app, which gets the bytes that were read already."""
-        address = (destination.host, destination.port)
-        family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
         self._relay.opened[f"app_{why}"] += 1
         try:
-            upstream = self._attachment.upstream(family, address)
+            upstream = self._attachment.upstream(source, destination)
         except OSError as error:
             self._relay.resets["app"] += 1
-            log.warning("no way to the app: %s", error, extra={"pod": str(self.pod), "rate_key": "upstream"})
+            if not isinstance(error, ConnectionRefusedError):
+                log.warning("no way to the app: %s", error, extra={"pod": str(self.pod), "rate_key": "upstream"})
             abort_with_reset(transport)
             return
         splice = Splice()
@@ -319,13 +325,13 @@ class PodRelay:
         splice.client.connection_made(transport)
         if first:
             splice.client.data_received(first)
-        connecting = self._relay.tasks.start(self._connect(splice, upstream, address), "upstream")
+        connecting = self._relay.tasks.start(self._connect(splice, upstream, destination), "upstream")
         splice.over.add_done_callback(lambda _: connecting.cancel() if not splice.app.connected else None)
 
-    async def _connect(self, splice: Splice, upstream: socket.socket, address: tuple[str, int]) -> None:
+    async def _connect(self, splice: Splice, upstream: socket.socket, destination: Address) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_connect(upstream, address)
+            await loop.sock_connect(upstream, (destination.host, destination.port))
             await loop.create_connection(lambda: splice.app, sock=upstream)
             await splice.over
         except OSError:

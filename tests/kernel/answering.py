@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import cast
 
-from tests.kernel.namespaces import Namespace, family_of, until
+from tests.kernel.namespaces import Namespace, until
+from tproxy.model.flow import Address
 from tproxy.steer.port import Attachment
 
 PORT = 8080
+CLIENT = Address("192.0.2.1", 4242)
+"""Whom an upstream connection is made for, where a test does not care."""
 # asyncio calls listen() again, by default with 100, and the kernel then drops handshakes of a busy test.
 BACKLOG = 4096
 
@@ -95,7 +98,10 @@ async def ask(place: Namespace, host: str, port: int = PORT, source: tuple[str, 
 
 async def ask_upstream(attachment: Attachment, host: str) -> Answer | None:
     """Who answers to the relay's own connection to `host`."""
-    sock = attachment.upstream(family_of(host), (host, PORT))
+    try:
+        sock = attachment.upstream(CLIENT, Address(host, PORT))
+    except ConnectionRefusedError:
+        return None
     try:
         await asyncio.get_running_loop().sock_connect(sock, (host, PORT))
         reader, writer = await asyncio.open_connection(sock=sock)

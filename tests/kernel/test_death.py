@@ -17,9 +17,9 @@ from tests.kernel.namespaces import POD_IP4, POD_IP6, PodNetwork, until
 
 
 @contextlib.contextmanager
-def holder(backend: str, path: str) -> Iterator[subprocess.Popen[str]]:
+def holder(backend: str, path: str, *cgroup: str) -> Iterator[subprocess.Popen[str]]:
     """A process that steers `PORT` of the namespace."""
-    command = [sys.executable, "-m", "tests.kernel.holder", backend, path, str(PORT)]
+    command = [sys.executable, "-m", "tests.kernel.holder", backend, path, str(PORT), *cgroup]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

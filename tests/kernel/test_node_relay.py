@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -49,13 +50,13 @@ class Echo:
 class Scene:
     """A relay for one pod, and one session with a stream."""
 
-    def __init__(self, network: PodNetwork, steering: Steering, limits: Limits) -> None:
+    def __init__(self, network: PodNetwork, steering: Steering, limits: Limits, cgroup: Path | None = None) -> None:
         self.network = network
         self.stream: Endpoint | None
         self.stream, self.laptop = tunnel()
         self.laptop.on_open = Echo
         self.relay = Relay(lambda _: self.stream if self.stream and self.stream.alive else None, limits)
-        self.attachment = steering.attach(network.pod.netns, ())
+        self.attachment = steering.attach(network.pod.netns, (), cgroup)
         self.pod = PodRelay(self.relay, PodRef("shop", "web-1", "uid-1"), self.attachment, {PORT: ROUTE})
 
     async def who(self, host: str = POD_IP4) -> str:
@@ -71,9 +72,9 @@ Play = Callable[..., None]
 def play(network: PodNetwork, steering: Steering) -> Play:
     """Runs a scenario on the event loop that the daemon uses."""
 
-    def run(scenario: Scenario, limits: Limits | None = None) -> None:
+    def run(scenario: Scenario, limits: Limits | None = None, cgroup: Path | None = None) -> None:
         async def whole() -> None:
-            scene = Scene(network, steering, limits or Limits())
+            scene = Scene(network, steering, limits or Limits(), cgroup)
             try:
                 async with asyncio.timeout(20):
                     await scene.pod.serve()

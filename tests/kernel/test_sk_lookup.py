@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import socket
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.answering import PORT, ask, ask_upstream, serving
+from tests.kernel.answering import CLIENT, PORT, ask, ask_upstream, serving
 from tests.kernel.namespaces import POD_IP4, POD_IP6, PodNetwork, run, until
+from tproxy.model.flow import Address
 from tproxy.steer.port import Counters, SteeredPort, Steering
 
 PORTS = [SteeredPort(PORT)]
@@ -76,12 +76,13 @@ def test_sources_are_never_shared_and_run_out_with_an_error(network: PodNetwork,
     network.pod.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40099")
     attachment = steering.attach(network.pod.netns, PORTS)
     sockets = []
-    with contextlib.suppress(OSError):
-        while True:
-            sockets.append(attachment.upstream(socket.AF_INET, (POD_IP4, PORT)))
-    with pytest.raises(OSError, match="Address already in use"):
-        attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
-    assert len({sock.getsockname()[1] for sock in sockets}) == len(sockets) >= 99
-    for sock in sockets:
-        attachment.release(sock)
-    attachment.release(attachment.upstream(socket.AF_INET, (POD_IP4, PORT)))
+    with network.pod.listen("0.0.0.0", PORT):
+        with contextlib.suppress(OSError):
+            while True:
+                sockets.append(attachment.upstream(CLIENT, Address(POD_IP4, PORT)))
+        with pytest.raises(OSError, match="Address already in use"):
+            attachment.upstream(CLIENT, Address(POD_IP4, PORT))
+        assert len({sock.getsockname()[1] for sock in sockets}) == len(sockets) >= 99
+        for sock in sockets:
+            attachment.release(sock)
+        attachment.release(attachment.upstream(CLIENT, Address(POD_IP4, PORT)))

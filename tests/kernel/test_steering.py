@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.kernel.answering import PORT, Answer, answer, ask, ask_upstream, closed, endpoint, serving
+from tests.kernel.answering import CLIENT, PORT, Answer, answer, ask, ask_upstream, closed, endpoint, serving
 from tests.kernel.backends import BACKENDS, attachments_in
 from tests.kernel.namespaces import (
     OUTSIDE_IP4,
@@ -19,6 +19,7 @@ from tests.kernel.namespaces import (
     Namespaces,
     PodNetwork,
 )
+from tproxy.model.flow import Address
 from tproxy.steer.port import Counters, SteeredPort, Steering
 
 PORTS = [SteeredPort(PORT)]
@@ -162,7 +163,7 @@ def test_an_exemption_is_for_one_source_and_ends_with_release(network: PodNetwor
         with contextlib.closing(network.pod.listen("::", PORT)) as app:
             attachment = steering.attach(network.pod.netns, PORTS)
             async with serving("app", [app]), serving("tproxy", attachment.listeners):
-                sock = attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
+                sock = attachment.upstream(CLIENT, Address(POD_IP4, PORT))
                 await asyncio.get_running_loop().sock_connect(sock, (POD_IP4, PORT))
                 host, port = sock.getsockname()
                 assert host == POD_IP4
@@ -194,7 +195,8 @@ def test_own_connections_through_mapped_addresses(network: PodNetwork, steering:
 
 def test_released_twice_or_after_close_is_harmless(network: PodNetwork, steering: Steering) -> None:
     attachment = steering.attach(network.pod.netns, PORTS)
-    first, second = (attachment.upstream(socket.AF_INET, (POD_IP4, PORT)) for _ in range(2))
+    with network.pod.listen("0.0.0.0", PORT):
+        first, second = (attachment.upstream(CLIENT, Address(POD_IP4, PORT)) for _ in range(2))
     attachment.release(first)
     attachment.release(first)
     attachment.close()
@@ -202,7 +204,7 @@ def test_released_twice_or_after_close_is_harmless(network: PodNetwork, steering
     attachment.stop()
     attachment.close()
     assert second.fileno() == -1
-    assert attachment.counters() == {PORT: Counters()}
+    assert attachment.counters() == {PORT: Counters(own=2)}
 
 
 def test_lease(network: PodNetwork, steering: Steering) -> None:
@@ -327,7 +329,7 @@ def test_our_own_listener_is_no_destination(network: PodNetwork, steering: Steer
     attachment = steering.attach(network.pod.netns, PORTS)
     for listener in attachment.listeners:
         with pytest.raises(ConnectionRefusedError):
-            attachment.upstream(listener.family, listener.getsockname()[:2])
+            attachment.upstream(CLIENT, Address(*listener.getsockname()[:2]))
 
 
 def test_our_listeners_keep_off_the_ports_of_the_app(network: PodNetwork, steering: Steering) -> None:
@@ -340,8 +342,8 @@ def test_our_listeners_keep_off_the_ports_of_the_app(network: PodNetwork, steeri
 
 def test_our_own_connections_do_not_keep_the_app_from_its_port(network: PodNetwork, steering: Steering) -> None:
     attachment = steering.attach(network.pod.netns, PORTS)
-    sock = attachment.upstream(socket.AF_INET, (POD_IP4, PORT))
-    with network.pod.listen("0.0.0.0", PORT), contextlib.suppress(BlockingIOError):
-        sock.connect((POD_IP4, PORT))
+    with network.pod.listen("0.0.0.0", PORT):
+        sock = attachment.upstream(CLIENT, Address(POD_IP4, PORT))
+    network.pod.listen("0.0.0.0", PORT).close()
     network.pod.listen("0.0.0.0", sock.getsockname()[1]).close()
     attachment.release(sock)

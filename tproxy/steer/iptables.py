@@ -15,7 +15,9 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from tproxy.model.flow import Address
 from tproxy.netns.addresses import IPAddress
 from tproxy.netns.handle import Netns
 from tproxy.steer.diagnosis import explain_plainly
@@ -24,18 +26,38 @@ from tproxy.steer.ipset import IpSets, adding
 from tproxy.steer.iptables_client import Rules
 from tproxy.steer.iptables_layout import OWN_MARK, Names
 from tproxy.steer.listeners import open_listeners
+from tproxy.steer.peername import open_names
 from tproxy.steer.port import Attachment, Counters, SteeredPort
+from tproxy.steer.sources import Sources
 
 log = logging.getLogger(__name__)
 
 NAME = "tproxy"
 
 
+class _Marks:
+    """Our own connections carry a mark, which a rule lets through."""
+
+    def add(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OWN_MARK)
+
+    def remove(self, sock: socket.socket) -> None:
+        """Goes with the socket."""
+
+
 class TproxyAttachment:
     """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for."""
 
-    def __init__(self, netns: Netns, sets: IpSets, names: Names, listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        netns: Netns,
+        sets: IpSets,
+        names: Names,
+        listeners: Sequence[socket.socket],
+        sources: Sources,
+    ) -> None:
         self._netns = netns
+        self._sources = sources
         self._sets = sets
         self._names = names
         self._listeners = tuple(listeners)
@@ -125,23 +147,18 @@ class TproxyAttachment:
         families = (socket.AF_INET, socket.AF_INET6)
         return sum((self._sets.packets_to(self._names.passed(one)) for one in families), collections.Counter())
 
-    def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
-        if destination[:2] in self._listening:
+    @property
+    def shows_clients(self) -> bool:
+        return self._sources.shows_clients
+
+    def upstream(self, client: Address, destination: Address) -> socket.socket:
+        if (destination.host, destination.port) in self._listening:
             # Somebody inside the pod tries our own listener: passed on, it would come back to us for ever.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "this is our own listener")
-        sock = self._netns.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OWN_MARK)
-            # An app that restarts meanwhile may listen on the port that this one will have.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        return self._sources.connect(client, destination)
 
     def release(self, sock: socket.socket) -> None:
-        sock.close()
+        self._sources.release(sock)
 
     def counters(self) -> Mapping[int, Counters]:
         if self._stopped:
@@ -238,14 +255,14 @@ class Tproxy:
     def name(self) -> str:
         return NAME
 
-    def attach(self, netns: Netns, ports: Iterable[SteeredPort]) -> Attachment:
+    def attach(self, netns: Netns, ports: Iterable[SteeredPort], cgroup: Path | None = None) -> Attachment:
         """As the port says; `netns` stays the caller's, who may close it at once."""
         try:
-            return self._attach(netns, frozenset(ports))
+            return self._attach(netns, frozenset(ports), cgroup)
         except OSError as error:
             raise explain_plainly(error, f"steer in the network namespace {netns.id.inode}") from error
 
-    def _attach(self, netns: Netns, wanted: frozenset[SteeredPort]) -> TproxyAttachment:
+    def _attach(self, netns: Netns, wanted: frozenset[SteeredPort], cgroup: Path | None) -> TproxyAttachment:
         with contextlib.ExitStack() as undo:
             inside = Netns(os.dup(netns.fileno()))
             undo.callback(inside.close)
@@ -257,7 +274,9 @@ class Tproxy:
             names = Names.new()
             self._rules.install(names, inside, {sock.family: sock.getsockname()[1] for sock in listeners})
             undo.callback(self._rules.remove, names)
-            attachment = TproxyAttachment(inside, sets, names, listeners)
+            sources = Sources(inside, _Marks(), open_names(cgroup))
+            undo.callback(sources.close)
+            attachment = TproxyAttachment(inside, sets, names, listeners, sources)
             attachment.renew(self._deadline)
             attachment.set_ports(wanted)
             self._attachments.add(attachment)

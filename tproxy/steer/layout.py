@@ -12,6 +12,8 @@ OWN_MAP = "tproxy_own"
 PASSED_MAP = "tproxy_passed"
 LEASE_MAP = "tproxy_lease"
 PROGRAM = "tproxy_lookup"
+CLIENTS_MAP = "tproxy_clients"
+PEER_PROGRAMS = ("tproxy_peer4", "tproxy_peer6")
 
 COUNTERS_SIZE = 40
 OWN_VALUE = PASSED_VALUE = b"\x01"

@@ -48,6 +48,7 @@ _FUNCTIONS: tuple[tuple[str, type, tuple[type, ...]], ...] = (
     ("bpf_map_lookup_elem", _INT, (_INT, _TEXT, _POINTER)),
     ("bpf_map_delete_elem", _INT, (_INT, _TEXT)),
     ("bpf_program__attach_netns", _POINTER, (_POINTER, _INT)),
+    ("bpf_program__attach_cgroup", _POINTER, (_POINTER, _INT)),
     ("bpf_link__fd", _INT, (_POINTER,)),
     ("bpf_link__destroy", _INT, (_POINTER,)),
     ("bpf_link_detach", _INT, (_INT,)),
@@ -241,15 +242,20 @@ class Object:
 
     def attach_netns(self, program: str, netns: int) -> Link:
         """Attach a loaded program to the network namespace with descriptor `netns`."""
-        lib = library()
-        found = _pointer(lib.bpf_object__find_program_by_name(self._pointer, program.encode()), f"find {program}")
-        return Link(_pointer(lib.bpf_program__attach_netns(found, netns), f"attach {program}"))
+        return Link(_pointer(library().bpf_program__attach_netns(self._program(program), netns), f"attach {program}"))
+
+    def attach_cgroup(self, program: str, cgroup: int) -> Link:
+        """Attach a loaded program to the cgroup whose directory has the descriptor `cgroup`."""
+        return Link(_pointer(library().bpf_program__attach_cgroup(self._program(program), cgroup), f"attach {program}"))
 
     def close(self) -> None:
         """Release everything that no link holds. Idempotent."""
         if self._pointer:
             library().bpf_object__close(self._pointer)
             self._pointer = 0
+
+    def _program(self, name: str) -> int:
+        return _pointer(library().bpf_object__find_program_by_name(self._pointer, name.encode()), f"find {name}")
 
     def _map(self, name: str) -> int:
         return _pointer(library().bpf_object__find_map_by_name(self._pointer, name.encode()), f"find BPF map {name}")

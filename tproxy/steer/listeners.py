@@ -72,27 +72,3 @@ def queued(listener: socket.socket) -> int:
     """How many connections wait to be accepted."""
     # Of a listening socket, tcpi_unacked (the fifth word after eight bytes) is the accept queue's length.
     return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
-
-
-def open_bound(netns: Netns, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
-    """A non-blocking TCP socket bound to the source that the kernel would choose towards `destination`.
-
-    The port is chosen now rather than at connect (so no IP_BIND_ADDRESS_NO_PORT): it must be known before the first
-    packet leaves. It is this socket's alone, also against sockets in TIME_WAIT; OSError EADDRINUSE when the
-    namespace has none left (28,000 by default for each source address; who closes first keeps one for a minute).
-    """
-    with netns.entered():
-        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        with probe:
-            # Connecting a datagram socket sends nothing; it asks the routing table for the source address.
-            probe.connect(destination)
-            source = probe.getsockname()
-        # An app that restarts meanwhile may listen on the same port; the kernel still chooses one nobody uses.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((source[0], 0, *source[2:]))
-    except BaseException:
-        sock.close()
-        raise
-    return sock

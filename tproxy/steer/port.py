@@ -7,8 +7,10 @@ namespace, for as long as a lease is renewed. Nothing it does outlives the proce
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from tproxy.model.flow import Address
 from tproxy.netns.handle import Netns
 
 
@@ -62,15 +64,21 @@ class Attachment(Protocol):
         """
         ...
 
-    def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
-        """A non-blocking, unconnected TCP socket in the namespace whose connect to `destination` is not steered.
+    @property
+    def shows_clients(self) -> bool:
+        """Whether the app sees the client at the other end of our own connections, rather than the pod itself."""
+        ...
 
-        The exemption is for the socket's source address and port and lasts until `release` is called with it.
+    def upstream(self, client: Address, destination: Address) -> socket.socket:
+        """A non-blocking TCP socket in the namespace that connects to `destination` for `client`, and is not steered.
+
+        The connect has begun and may be over: go on with the event loop's `sock_connect`. Everything lasts until
+        `release` is called with the socket. Raises OSError, ConnectionRefusedError among them.
         """
         ...
 
     def release(self, sock: socket.socket) -> None:
-        """End the exemption and close `sock`."""
+        """Close `sock`, and end what was done for it. Idempotent."""
         ...
 
     def counters(self) -> Mapping[int, Counters]:
@@ -101,8 +109,11 @@ class Steering(Protocol):
         """The backend's name, for people."""
         ...
 
-    def attach(self, netns: Netns, ports: Iterable[SteeredPort]) -> Attachment:
-        """Begin steering `ports` in `netns`. Raises `TproxyError` saying what the kernel lacks or refused."""
+    def attach(self, netns: Netns, ports: Iterable[SteeredPort], cgroup: Path | None = None) -> Attachment:
+        """Begin steering `ports` in `netns`. Raises `TproxyError` saying what the kernel lacks or refused.
+
+        `cgroup` is the directory of the pod's cgroup, without which the app cannot be shown its clients.
+        """
         ...
 
     def renew(self, seconds: float) -> None:

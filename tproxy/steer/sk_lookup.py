@@ -15,12 +15,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tproxy.errors import TproxyError
+from tproxy.model.flow import Address
 from tproxy.netns.handle import Netns
 from tproxy.steer import layout, libbpf
 from tproxy.steer.diagnosis import explain
 from tproxy.steer.emptying import emptied
-from tproxy.steer.listeners import open_bound, open_listeners
+from tproxy.steer.listeners import open_listeners
+from tproxy.steer.peername import open_names
 from tproxy.steer.port import Attachment, Counters, SteeredPort
+from tproxy.steer.sources import Sources
 from tproxy.steer.takeover import take_over
 
 NAME = "sk_lookup"
@@ -35,6 +38,29 @@ def _explained(doing: str) -> Iterator[None]:
         raise explain(error, doing) from error
 
 
+class _OwnMap:
+    """The sources of our own connections, which the program passes."""
+
+    def __init__(self, own: libbpf.Map) -> None:
+        self._map = own
+        self._keys: dict[socket.socket, bytes] = {}
+
+    def add(self, sock: socket.socket) -> None:
+        key = layout.source_key(*sock.getsockname()[:2])
+        self._map.update(key, layout.OWN_VALUE)
+        self._keys[sock] = key
+
+    def remove(self, sock: socket.socket) -> None:
+        # Only of a closed socket, because a SYN repeated in between would be steered.
+        key = self._keys.pop(sock, None)
+        if key is not None:
+            self._map.delete(key)
+
+    def close(self) -> None:
+        """The map goes; without a link nothing needs an exemption."""
+        self._keys.clear()
+
+
 class SkLookupAttachment:
     """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for.
 
@@ -42,19 +68,20 @@ class SkLookupAttachment:
     inside the pod connected to our listener's own port.
     """
 
-    def __init__(self, netns: Netns, program: libbpf.Object, listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, netns: Netns, program: libbpf.Object, listeners: Sequence[socket.socket], sources: Sources
+    ) -> None:
         """Prepares the maps of a loaded `program`. Raises OSError."""
         self._netns = netns
+        self._sources = sources
         self._listeners = tuple(listeners)
         self._listening = {listener.getsockname()[:2] for listener in listeners}
         self._ports_map = program.map(layout.PORTS_MAP)
-        self._own_map = program.map(layout.OWN_MAP)
         self._passed_map = program.map(layout.PASSED_MAP)
         self._link: libbpf.Link | None = None
         self._resources = contextlib.ExitStack()
         self._ports: frozenset[SteeredPort] = frozenset()
         self._past: dict[int, Counters] = {}  # what maps no longer know: of ports not steered now
-        self._own: dict[socket.socket, bytes] = {}
         self._passed: set[bytes] = set()
         self._closed = False
         listeners_map = program.map(layout.LISTENERS_MAP)
@@ -100,26 +127,18 @@ class SkLookupAttachment:
             self._passed.add(key)
         return True
 
-    def upstream(self, family: socket.AddressFamily, destination: tuple[str, int]) -> socket.socket:
-        if destination[:2] in self._listening:
+    @property
+    def shows_clients(self) -> bool:
+        return self._sources.shows_clients
+
+    def upstream(self, client: Address, destination: Address) -> socket.socket:
+        if (destination.host, destination.port) in self._listening:
             # Somebody inside the pod tries our own listener: passed on, it would come back to us for ever.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "this is our own listener")
-        sock = open_bound(self._netns, family, destination)
-        try:
-            key = layout.source_key(*sock.getsockname()[:2])
-            self._own_map.update(key, layout.OWN_VALUE)
-        except BaseException:
-            sock.close()
-            raise
-        self._own[sock] = key
-        return sock
+        return self._sources.connect(client, destination)
 
     def release(self, sock: socket.socket) -> None:
-        # In this order, because a SYN repeated in between would be steered.
-        sock.close()
-        key = self._own.pop(sock, None)
-        if key is not None:
-            self._own_map.delete(key)
+        self._sources.release(sock)
 
     def counters(self) -> Mapping[int, Counters]:
         return self._past | {port.port: self._count(port) for port in self._ports}
@@ -138,9 +157,8 @@ class SkLookupAttachment:
         self.stop()
         self._past = dict(self.counters())
         self._ports = frozenset()
-        # The maps go; without a link nothing needs an exemption. Sockets not yet released are still the caller's.
-        self._own.clear()
         self._closed = True
+        # Sockets not yet released are still the caller's.
         self._resources.close()
 
     def _count(self, port: SteeredPort) -> Counters:
@@ -177,7 +195,7 @@ class SkLookup:
     def name(self) -> str:
         return NAME
 
-    def attach(self, netns: Netns, ports: Iterable[SteeredPort]) -> Attachment:
+    def attach(self, netns: Netns, ports: Iterable[SteeredPort], cgroup: Path | None = None) -> Attachment:
         """As the port says; `netns` stays the caller's, who may close it at once."""
         with _explained(f"steer in the network namespace {netns.id.inode}"), contextlib.ExitStack() as undo:
             inside = Netns(os.dup(netns.fileno()))
@@ -188,7 +206,11 @@ class SkLookup:
             listeners = open_listeners(inside, {port.port for port in wanted})
             for listener in listeners:
                 undo.callback(listener.close)
-            attachment = SkLookupAttachment(inside, program, listeners)
+            own = _OwnMap(program.map(layout.OWN_MAP))
+            undo.callback(own.close)
+            sources = Sources(inside, own, open_names(cgroup))
+            undo.callback(sources.close)
+            attachment = SkLookupAttachment(inside, program, listeners, sources)
             attachment.set_ports(wanted)
             link = program.attach_netns(layout.PROGRAM, inside.fileno())
             undo.callback(link.close)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from tproxy_node import lease as module
@@ -21,7 +22,7 @@ class Renewals:
         self.times: list[tuple[float, float]] = []
         self.enough = asyncio.Event()
 
-    def attach(self, netns: Netns, ports: Iterable[SteeredPort]) -> Attachment:
+    def attach(self, netns: Netns, ports: Iterable[SteeredPort], cgroup: Path | None = None) -> Attachment:
         raise NotImplementedError
 
     def renew(self, seconds: float) -> None:

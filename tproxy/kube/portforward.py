@@ -68,10 +68,12 @@ class PortForward:
             os.chmod(self._path, 0o600)
             loop = asyncio.get_running_loop()
             self._server = await loop.create_unix_server(lambda: _LaptopSide(self), sock=sock)
-        except OSError as error:
+        except BaseException as error:
             sock.close()
             await self.close()
-            raise ClusterError(f"cannot listen on {self._path}: {error.strerror or error}") from error
+            if isinstance(error, OSError):
+                raise ClusterError(f"cannot listen on {self._path}: {error.strerror or error}") from error
+            raise
         return self._path
 
     async def close(self) -> None:

@@ -93,21 +93,22 @@ class _Forward:
                     if connection.ended.done() and (error := connection.ended.result()) is not None:
                         await self._fail(channel, "lost the connection to the pod", error)
         finally:
-            await self.tasks.close()
+            # First, for it does not wait: whoever shuts down may cancel the rest.
             for connection in self._connections.values():
                 connection.close()
+            await self.tasks.close()
 
     async def _connect(self, dial: Dial, channel: int) -> None:
         port = self._ports[channel // 2]
         loop = asyncio.get_running_loop()
         try:
             pod_socket = await dial(self._namespace, self._pod, port)
-            connection = _Connection(self, channel)
+            # Listed before it stands, so that it ends with the rest however this ends.
+            connection = self._connections[channel] = _Connection(self, channel)
             await loop.create_connection(lambda: connection, sock=pod_socket)
         except (OSError, TproxyError) as error:
+            self._connections.pop(channel, None)
             await self._fail(channel, f"failed to connect to localhost:{port} in the pod", error)
-        else:
-            self._connections[channel] = connection
 
     async def _to_pod(self) -> None:
         async for message in self.ws:
@@ -140,6 +141,8 @@ class _Forward:
 class _Connection(asyncio.Protocol):
     """One connection to the pod. `ended` is done when the pod's side is over, with the error if there was one."""
 
+    _transport: asyncio.Transport | None = None
+
     def __init__(self, forward: _Forward, channel: int) -> None:
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._forward = forward
@@ -151,14 +154,14 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self._forward.to_client(self._channel, data):
+        if not self._forward.to_client(self._channel, data) and self._transport is not None:
             self._transport.pause_reading()
             self._forward.tasks.start(self._wait_and_send(data), "to a slow client")
 
     async def _wait_and_send(self, data: bytes) -> None:
         with contextlib.suppress(ConnectionError):  # of the client, whose end is noticed where it is read
             await self._forward.ws.send_bytes(bytes((self._channel,)) + data)
-        if not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def eof_received(self) -> None:
@@ -177,10 +180,11 @@ class _Connection(asyncio.Protocol):
 
     async def send(self, data: memoryview) -> None:
         """Pass on what the client sent, and wait while the pod does not read."""
-        if not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
             await self._writable.wait()
 
     def close(self) -> None:
         """Deliver what was written, then end."""
-        self._transport.close()
+        if self._transport is not None:
+            self._transport.close()

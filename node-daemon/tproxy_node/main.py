@@ -22,6 +22,7 @@ from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.dial.dialling import Dialling
 from tproxy_node.dial.origins import Origins
 from tproxy_node.dial.surroundings import Surroundings
+from tproxy_node.containers import Containers
 from tproxy_node.http import HttpServer
 from tproxy_node.lease import Lease
 from tproxy_node.mirror import Mirror
@@ -30,6 +31,7 @@ from tproxy_node.options import Options
 from tproxy_node.owners import Owners
 from tproxy_node.places import Places
 from tproxy_node.probing import Probing
+from tproxy_node.reading import Reading
 from tproxy_node.reconcile import Parts, Reconciler
 from tproxy_node.relay import Limits, Relay
 from tproxy_node.sessions import Sessions
@@ -55,6 +57,8 @@ class Daemon:
         self._openings = Openings()
         self._sessions = Sessions(self._cluster, self._changed, openings=self._openings)
         self._mirror = Mirror(options.node, self._changed, self._sessions.applied, self._sessions.removed)
+        self._reading = Reading(Containers(options.proc), lambda: self._mirror.pods, options.environment, options.files)
+        self._reading.join(self._openings)
         total = min(Limits().total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
         self._probing = Probing(options.probe_agents)
         self._relay = Relay(self._sessions.pick, Limits(total=total), self._probing)
@@ -130,6 +134,7 @@ class Daemon:
         await _at_most(FINISH_SECONDS, self._relay.idle())
         await self._statuses.close()
         await self._owners.close()
+        await self._reading.close()
         await self._server.stop()
         await self._sessions.close()
         await self._dialling.close()

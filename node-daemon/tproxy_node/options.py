@@ -11,6 +11,7 @@ from tproxy.http.probe import KUBELET
 from tproxy.model.dial_policy import DialPolicy, Network
 from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
+from tproxy_node.reading import READERS, Readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Options:
     steering: str
     probe_agents: tuple[str, ...]
     dial: DialPolicy
+    environment: Readers
+    files: Readers
     log_level: str
     log_format: str
 
@@ -106,6 +109,19 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         action="store_true",
         help="let laptops dial the addresses of nodes, but for the API server",
     )
+    parser.add_argument(
+        "--environment",
+        choices=READERS,
+        default="node",
+        help="who reads containers' environment for laptops: the node, each user with their own rights,"
+        " or nobody (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--files",
+        choices=READERS,
+        default="node",
+        help="who reads containers' ConfigMaps, Secrets and tokens for laptops; as above (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
@@ -124,6 +140,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         steering=found.steering,
         probe_agents=tuple(found.probe_agent or (KUBELET,)),
         dial=DialPolicy(tuple(found.dial_allow), found.dial_allow_nodes),
+        environment=found.environment,
+        files=found.files,
         log_level=found.log_level,
         log_format=found.log_format,
     )

@@ -19,11 +19,16 @@ RESOLVERS = Address("resolvers", 53)
 """The destination of what goes to whatever resolvers the pod has."""
 
 
+NOWHERE = Address("", 0)
+"""The destination of READ, which goes to a container and to no address."""
+
+
 class FlowKind(enum.Enum):
     """Which way a connection crosses the tunnel."""
 
     INBOUND = "inbound"  # a client of the pod, opened by the node, served by the laptop
     DIAL = "dial"  # opened by the laptop, dialled by the node
+    READ = "read"  # opened by the laptop, answered by the node with what a container was given
 
 
 class ResetReason(enum.Enum):
@@ -51,6 +56,9 @@ class OpenRequest:
     `protocol` of DIAL: `tcp`; `udp`, where each DATAGRAM is one of the flow; `dns`, where each is a DNS message for the
     pod's resolvers or an answer of theirs; `resolv.conf`, where the node sends that file's text and FIN. The last two
     go to `RESOLVERS`.
+
+    `protocol` of READ: `environ` or `files`, of `container` of `pod`; the node answers with records
+    (`tproxy.env.records`).
     """
 
     kind: FlowKind
@@ -59,3 +67,4 @@ class OpenRequest:
     intercept: str = ""
     pod: str = ""
     protocol: str = "tcp"
+    container: str = ""

@@ -1,6 +1,6 @@
 """Pods and Services, as much of them as steering and port lookup need."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.model.fields import Fields
@@ -8,6 +8,10 @@ from tproxy.model.fields import Fields
 _MAX_CONTAINERS = 512
 _MAX_PORTS = 4096
 _MAX_PORT_NUMBER = 65535
+_MAX_MOUNTS = 1024
+_GIVEN = ("configMap", "secret", "projected", "downwardAPI")
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+"""The annotation that says which container kubectl means when nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,16 @@ class ContainerPort:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that runs beside the others: an ordinary one or a sidecar (restartable init container)."""
+    """A container that runs beside the others: an ordinary one or a sidecar (restartable init container).
+
+    `id` is the running one's, without its scheme; empty while there is none. `given` are the paths at which volumes
+    are mounted that the kubelet fills: from ConfigMaps, Secrets, the pod's own fields, service account tokens.
+    """
 
     name: str
     ports: tuple[ContainerPort, ...] = ()
+    id: str = ""
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,7 @@ class Pod:
     """A pod. `addresses` are its numeric IPs, `phase` is `status.phase`, `ready` its Ready condition.
 
     `container_ids` are those of its containers now, without their scheme; `config_hash` is what a static pod's cgroup
-    is called by instead of the UID.
+    is called by instead of the UID; `default_container` is the annotated one, or empty.
     """
 
     namespace: str
@@ -61,6 +71,7 @@ class Pod:
     deleting: bool = False
     container_ids: tuple[str, ...] = ()
     config_hash: str = ""
+    default_container: str = ""
 
     @property
     def running(self) -> bool:
@@ -72,9 +83,18 @@ class Pod:
         """Parse what the API server sent; `InvalidError` on anything that is no Pod."""
         fields = Fields.of_object(obj, "Pod")
         metadata, spec, status = fields.part("metadata"), fields.part("spec"), fields.optional("status")
+        annotations = metadata.optional("annotations")
         sidecars = [
             item for item in spec.parts("initContainers", _MAX_CONTAINERS) if item.text("restartPolicy", "") == "Always"
         ]
+        statuses = [
+            item
+            for kind in ("containerStatuses", "initContainerStatuses")
+            for item in status.parts(kind, _MAX_CONTAINERS)
+            if "containerID" in item
+        ]
+        ids = {item.text("name", ""): item.text("containerID").rpartition("://")[2] for item in statuses}
+        given = {item.text("name", "") for item in spec.parts("volumes", _MAX_MOUNTS) if any(k in item for k in _GIVEN)}
         return cls(
             namespace=metadata.name("namespace"),
             name=metadata.name("name"),
@@ -86,7 +106,9 @@ class Pod:
             runtime_class=spec.text("runtimeClassName", ""),
             labels=metadata.texts("labels"),
             owners=owners(metadata),
-            containers=tuple(_container(item) for item in (*spec.parts("containers", _MAX_CONTAINERS), *sidecars)),
+            containers=tuple(
+                _container(item, ids, given) for item in (*spec.parts("containers", _MAX_CONTAINERS), *sidecars)
+            ),
             ready=any(
                 item.text("type") == "Ready" and item.text("status") == "True"
                 for item in status.parts("conditions", 1024)
@@ -97,7 +119,8 @@ class Pod:
                 for item in status.parts("containerStatuses", _MAX_CONTAINERS)
                 if "containerID" in item
             ),
-            config_hash=metadata.optional("annotations").text("kubernetes.io/config.hash", ""),
+            config_hash=annotations.text("kubernetes.io/config.hash", ""),
+            default_container=annotations.text(DEFAULT_CONTAINER, ""),
         )
 
 
@@ -163,7 +186,7 @@ def _addresses(status: Fields) -> tuple[str, ...]:
     return listed or ((status.text("podIP", limit=64),) if "podIP" in status else ())
 
 
-def _container(fields: Fields) -> Container:
+def _container(fields: Fields, ids: Mapping[str, str], given: Collection[str]) -> Container:
     ports = tuple(
         ContainerPort(
             name=item.text("name", ""),
@@ -172,7 +195,10 @@ def _container(fields: Fields) -> Container:
         )
         for item in fields.parts("ports", _MAX_PORTS)
     )
-    return Container(fields.text("name"), ports)
+    name = fields.text("name")
+    mounts = fields.parts("volumeMounts", _MAX_MOUNTS)
+    paths = tuple(item.text("mountPath") for item in mounts if item.text("name", "") in given)
+    return Container(name, ports, ids.get(name, ""), paths)
 
 
 def _service_port(fields: Fields) -> ServicePort:

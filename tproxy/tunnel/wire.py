@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 
-from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
+from tproxy.model.flow import NOWHERE, Address, FlowKind, OpenRequest, ResetReason
 from tproxy.rpc.v1 import tunnel_pb2 as pb
 
 MAX_HOST_CHARACTERS = 253
@@ -22,7 +22,11 @@ _FRAME = b"\x0a"  # Batch.frames: field 1, length-delimited
 _CONN = 0x08  # Frame.conn: field 1, varint
 _DATA = 0x32  # Frame.data: field 6, length-delimited
 
-_KINDS = {FlowKind.INBOUND: pb.Open.KIND_INBOUND, FlowKind.DIAL: pb.Open.KIND_DIAL}
+_KINDS = {
+    FlowKind.INBOUND: pb.Open.KIND_INBOUND,
+    FlowKind.DIAL: pb.Open.KIND_DIAL,
+    FlowKind.READ: pb.Open.KIND_READ,
+}
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
 _REASONS = {
     ResetReason.RESET: pb.Reset.REASON_RESET,
@@ -76,11 +80,14 @@ def open_frame(conn: int, request: OpenRequest, credit: int) -> bytes:
     body = pb.Open(
         kind=_KINDS[request.kind],
         protocol=request.protocol,
-        destination=pb.Address(host=request.destination.host, port=request.destination.port),
         intercept=request.intercept,
         pod=request.pod,
+        container=request.container,
         credit=credit,
     )
+    if request.destination is not NOWHERE:
+        body.destination.host = request.destination.host
+        body.destination.port = request.destination.port
     if request.source is not None:
         body.source.host = request.source.host
         body.source.port = request.source.port
@@ -171,10 +178,13 @@ def open_request(body: pb.Open) -> OpenRequest:
     kind = _KINDS_BACK.get(body.kind)
     if kind is None:
         raise WireError("an OPEN of an unknown kind")
-    if max(len(body.intercept), len(body.pod), len(body.protocol)) > MAX_TEXT_CHARACTERS:
+    if max(map(len, (body.intercept, body.pod, body.protocol, body.container))) > MAX_TEXT_CHARACTERS:
         raise WireError("an OPEN that is too long")
     source = _address(body.source) if body.HasField("source") else None
-    return OpenRequest(kind, _address(body.destination), source, body.intercept, body.pod, body.protocol or "tcp")
+    nowhere = kind is FlowKind.READ and not body.HasField("destination")
+    destination = NOWHERE if nowhere else _address(body.destination)
+    protocol = body.protocol or "tcp"
+    return OpenRequest(kind, destination, source, body.intercept, body.pod, protocol, body.container)
 
 
 def reset_reason(body: pb.Reset) -> tuple[ResetReason, str]:

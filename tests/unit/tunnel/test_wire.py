@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.tunnel.joined import REQUEST
-from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
+from tproxy.model.flow import NOWHERE, Address, FlowKind, OpenRequest, ResetReason
 from tproxy.rpc.v1 import tunnel_pb2 as pb
 from tproxy.tunnel import wire
 
@@ -81,6 +81,10 @@ def test_control_frames_survive() -> None:
         st.text(max_size=100),
         st.text(max_size=100),
         st.sampled_from(["tcp", "udp"]),
+        st.text(max_size=100),
+    )
+    | st.builds(
+        OpenRequest, st.just(FlowKind.READ), st.just(NOWHERE), pod=st.just("shop/web"), container=st.text(max_size=100)
     )
 )
 def test_an_open_request_survives(request: OpenRequest) -> None:

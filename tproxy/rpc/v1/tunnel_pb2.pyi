@@ -76,15 +76,17 @@ class Address(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("kind", "protocol", "source", "destination", "intercept", "pod", "credit")
+    __slots__ = ("kind", "protocol", "source", "destination", "intercept", "pod", "credit", "container")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Open.Kind]
         KIND_INBOUND: _ClassVar[Open.Kind]
         KIND_DIAL: _ClassVar[Open.Kind]
+        KIND_READ: _ClassVar[Open.Kind]
     KIND_UNSPECIFIED: Open.Kind
     KIND_INBOUND: Open.Kind
     KIND_DIAL: Open.Kind
+    KIND_READ: Open.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,7 @@ class Open(_message.Message):
     INTERCEPT_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     kind: Open.Kind
     protocol: str
     source: Address
@@ -99,7 +102,8 @@ class Open(_message.Message):
     intercept: str
     pod: str
     credit: int
-    def __init__(self, kind: _Optional[_Union[Open.Kind, str]] = ..., protocol: _Optional[str] = ..., source: _Optional[_Union[Address, _Mapping]] = ..., destination: _Optional[_Union[Address, _Mapping]] = ..., intercept: _Optional[str] = ..., pod: _Optional[str] = ..., credit: _Optional[int] = ...) -> None: ...
+    container: str
+    def __init__(self, kind: _Optional[_Union[Open.Kind, str]] = ..., protocol: _Optional[str] = ..., source: _Optional[_Union[Address, _Mapping]] = ..., destination: _Optional[_Union[Address, _Mapping]] = ..., intercept: _Optional[str] = ..., pod: _Optional[str] = ..., credit: _Optional[int] = ..., container: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("credit",)

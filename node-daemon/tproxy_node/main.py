@@ -19,10 +19,10 @@ from tproxy.steer.port import Steering
 from tproxy.tasks import Tasks
 from tproxy.version import VERSION
 from tproxy_node import logs, metrics, options, privileges
+from tproxy_node.containers import Containers
 from tproxy_node.dial.dialling import Dialling
 from tproxy_node.dial.origins import Origins
 from tproxy_node.dial.surroundings import Surroundings
-from tproxy_node.containers import Containers
 from tproxy_node.http import HttpServer
 from tproxy_node.lease import Lease
 from tproxy_node.mirror import Mirror

@@ -8,6 +8,7 @@ import click
 from tproxy.errors import InvalidError, TproxyError
 from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
+from tproxy_cli.given import GivenOptions, given_options
 from tproxy_cli.http_options import check_http, http_options
 from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
 from tproxy_cli.ui import intercepts
@@ -78,6 +79,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     metavar="SECONDS",
     help="How long to wait until every pod is steered.",
 )
+@given_options
 @cluster_options
 @output_option
 def intercept(
@@ -91,6 +93,7 @@ def intercept(
     existing: str,
     drain: int,
     timeout: int,
+    given: GivenOptions,
     cluster: Json,
     output: str,
 ) -> None:
@@ -121,6 +124,7 @@ def intercept(
             "--fallback-when-refused is for single requests, and no --http flag says which",
             "without one, connections go to the laptop whole; see `tproxy intercept --help`",
         )
+    given.check()
     started = time.monotonic()
     body = {
         "cluster": cluster,
@@ -133,12 +137,14 @@ def intercept(
         "existing": existing,
         "drainSeconds": drain,
         "timeoutSeconds": timeout,
+        **given.body(),
     }
     try:
         result = daemon(console).call("/v1/intercept", body, start=True, seconds=timeout + GRACE_SECONDS)
     except KeyboardInterrupt as interrupt:
         # The daemon sees the closed connection.
         raise TproxyError("interrupted; what was begun is being undone", exit_code=130) from interrupt
+    given.take(result)
     # What the person waited, the daemon's own start included.
     result["seconds"] = round(time.monotonic() - started, 3)
     text = render(output, result, lambda wide: describe(result, wide), lambda: [f"intercept/{result['name']}"])
@@ -167,6 +173,9 @@ def describe(result: Json, wide: bool) -> str:
             lines.append(f"    {staying}")
     if len(shown) < len(pods):
         lines.append(f"  and {len(pods) - len(shown)} more pods")
+    lines += [f"  environment of {_source(result)} in {result['envFile']}"] if "envFile" in result else []
+    if "files" in result:
+        lines.append(f"  {result['files']['count']} files in {result['files']['directory']}")
     if not pods:
         lines.append("  from no pod yet: none is running; pods that start are included")
     if header := result.get("freshHeader") and _fresh_header(result):
@@ -182,6 +191,10 @@ def _fresh_header(result: Json) -> tuple[str, str] | None:
 
     headers = (result["match"] or {}).get("headers", ())
     return next(((each["name"], each["value"]) for each in headers if each["name"] == AUTO_HEADER), None)
+
+
+def _source(result: Json) -> str:
+    return f"container {result['source']['container']} of pod {result['source']['pod']}"
 
 
 def leave_command(result: Json, cluster: Json) -> str:

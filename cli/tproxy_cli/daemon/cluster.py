@@ -16,11 +16,14 @@ from tproxy.errors import DeniedError
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import ClusterConfig
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
+from tproxy.kube.workloads import resolve
 from tproxy.model.pod import Pod
 from tproxy.model.session import MIN_TTL_SECONDS, TOKEN_BYTES
+from tproxy.model.workload import TargetQuery
 from tproxy.tasks import Tasks
 from tproxy.tunnel.hello import Hello
 from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemons, NodeLink, dial
+from tproxy_cli.daemon.given.copies import FileCopies
 from tproxy_cli.daemon.held import Held
 from tproxy_cli.daemon.objects import SessionObjects
 from tproxy_cli.daemon.session import LaptopSession
@@ -67,6 +70,7 @@ class LaptopCluster:
         self.api = ApiCluster(config)
         self.host = socket.gethostname()
         self.sessions: dict[str, LaptopSession] = {}
+        self.copies: dict[str, FileCopies] = {}
         self.lost: list[Lost] = []
         self._forwards = forwards
         self._on_save = on_save
@@ -132,9 +136,16 @@ class LaptopCluster:
             hello = Hello(saved.namespace, saved.name, saved.token)
             return await dial(self.api, self._daemons, node, hello, session.inbound.on_open, self._forwards)
 
+        async def pods_of(held: Held) -> Sequence[Pod]:
+            target = held.saved.target
+            return (await resolve(self.api, saved.namespace, TargetQuery(target.kind, target.name))).pods
+
+        if (previous := self.copies.get(saved.namespace)) is not None:
+            self._tasks.start(previous.close(), "end copies")
         session = LaptopSession(SessionObjects(self.api, saved, self.host), self._on_save, lost)
         session.tunnels = Tunnels(dial_node, session.notify)
         self.sessions[saved.namespace] = session
+        self.copies[saved.namespace] = FileCopies(session, lambda: self.api, pods_of)
         return session
 
     def resume(self, saved: SavedSession) -> None:
@@ -172,6 +183,7 @@ class LaptopCluster:
 
     async def close(self) -> None:
         """Close connections; sessions are left or suspended before."""
+        await asyncio.gather(*(copies.close() for copies in self.copies.values()))
         await self._tasks.close()
         await self.api.close()
 

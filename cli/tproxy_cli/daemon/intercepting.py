@@ -24,6 +24,7 @@ from tproxy.tasks import Tasks
 from tproxy_cli.daemon import laptop_ports, ours
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.dial import no_daemon
+from tproxy_cli.daemon.given.bringing import Given
 from tproxy_cli.daemon.held import Held
 from tproxy_cli.daemon.listing import without_tunnel
 from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
@@ -76,17 +77,22 @@ class Interception:
         for pod in pods:
             if pod.node not in _value(daemons):
                 raise no_daemon(pod.node)
+        given = Given(self._cluster, self._namespace, self._request, self._say)
+        given.check(pods, ports)
         session = await self._session(_value(user))
         wanted = self._wanted(session, target.target, ports)
         held = ours.same(session.held.values(), wanted)
         created = held is None
         if held is None:
             held = Held(wanted)
-            verdict = await self._create(session, held, pods)
+            verdict, brought = await self._create(session, held, pods, given)
         else:
             held.saved = replace(held.saved, ports=ports)
+            if wanted.files:
+                held.saved = replace(held.saved, files=wanted.files, container=wanted.container)
             session.adopt(held)
             verdict = await self._wait(session, held, pods)
+            brought = await given.bring(session, held, pods)
         self._cluster.forget_lost(
             lambda one: one.session.namespace == self._namespace and ours.in_the_way(one.held.saved, wanted)
         )
@@ -101,6 +107,7 @@ class Interception:
             "created": created,
             "seconds": round(time.monotonic() - began, 3),
             "warnings": _warnings(ports),
+            **brought,
         }
 
     def _wanted(self, session: LaptopSession, target: Target, ports: tuple[LaptopPort, ...]) -> SavedIntercept:
@@ -117,6 +124,8 @@ class Interception:
             on_refused=request.on_refused,
             existing=request.existing,
             drain_seconds=request.drain_seconds,
+            files=request.files,
+            container=request.container,
         )
 
     async def _resolve(self) -> Resolved:
@@ -133,7 +142,9 @@ class Interception:
             if not await session.wait_changed(changed, self._deadline - time.monotonic()):
                 raise ClusterError("the session of an earlier daemon could not be taken up in time", "try again")
 
-    async def _create(self, session: LaptopSession, held: Held, pods: Sequence[Pod]) -> Verdict:
+    async def _create(
+        self, session: LaptopSession, held: Held, pods: Sequence[Pod], given: Given
+    ) -> tuple[Verdict, Json]:
         session.adopt(held)
         try:
             session.prepare()
@@ -142,7 +153,7 @@ class Interception:
             self._say(f"creating an intercept of {held.saved.target}")
             await session.begin()
             await _create_named(session, held)
-            return await self._wait(session, held, pods)
+            return await self._wait(session, held, pods), await given.bring(session, held, pods)
         except BaseException:
             await asyncio.shield(self._undoing.start(session.discard(held), "undo"))
             raise

@@ -74,6 +74,8 @@ async def leave(cluster: LaptopCluster, namespace: str, wanted: Sequence[str], e
         *(_leave_held(session, one, say) for one in held if session is not None),
         *(_leave_orphan(cluster, one) for one in orphans),
     )
+    if session is not None:
+        await cluster.copies[namespace].settle()
     await _delete_empty(cluster, {one.session.name: one.session for one in orphans}.values())
     return {"left": left, "seconds": round(time.monotonic() - began, 3)}
 

@@ -4,10 +4,13 @@ The socket belongs to the user alone, so nonsense is a bug or another version, n
 the same.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tproxy.env.environ import select
+from tproxy.env.render import FORMATS, render
 from tproxy.errors import InvalidError
 from tproxy.model.conditions import Asked, parse_conditions
 from tproxy.model.intercept import DRAIN_SECONDS, MAX_DRAIN_SECONDS, Existing, OnDisconnect, OnRefused, Probes
@@ -42,6 +45,30 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvironmentForm:
+    """Which of a container's environment is wanted, by shell patterns of names, and in which format."""
+
+    format: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    @classmethod
+    def of(cls, body: object) -> "EnvironmentForm":
+        """Read the part `environment` of a request."""
+        if not isinstance(body, Mapping) or body.get("format") not in FORMATS:
+            raise _unexpected("environment")
+        return cls(_text(body, "format"), _texts(body, "include"), _texts(body, "exclude"))
+
+    def select(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """Those of `variables` that are wanted."""
+        return select(variables, self.include, self.exclude)
+
+    def render(self, variables: Mapping[str, str]) -> str:
+        """`variables` as text, bytes that are no UTF-8 as surrogates. Raises `InvalidError`."""
+        return render(self.format, variables).decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
 class InterceptRequest:
     """`tproxy intercept`."""
 
@@ -55,6 +82,9 @@ class InterceptRequest:
     timeout: float
     existing: Existing = "idle"
     drain_seconds: int = DRAIN_SECONDS
+    container: str = ""
+    environment: "EnvironmentForm | None" = None
+    files: str = ""
 
     @classmethod
     def of(cls, body: Body) -> "InterceptRequest":
@@ -95,6 +125,9 @@ class InterceptRequest:
             timeout=float(timeout),
             existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
             drain_seconds=drain,
+            container=_text_or_none(body, "container") or "",
+            environment=EnvironmentForm.of(body["environment"]) if body.get("environment") else None,
+            files=_directory(body, "files"),
         )
 
 
@@ -155,6 +188,13 @@ def _asked(body: Body) -> Asked:
         raise _unexpected("http")
     path, prefix, regex, method = (_text_or_none(http, name) or "" for name in HTTP_TEXTS)
     return parse_conditions(_texts(http, "headers"), _texts(http, "baggage"), path, prefix, regex, method)
+
+
+def _directory(body: Body, name: str) -> str:
+    path = _text_or_none(body, name) or ""
+    if path and not (os.path.isabs(path) and os.path.normpath(path) == path and path != "/"):
+        raise _unexpected(name)
+    return path
 
 
 def _text(body: Body, name: str) -> str:

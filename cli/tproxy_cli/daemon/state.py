@@ -35,7 +35,11 @@ class LaptopPort:
 
 @dataclass(frozen=True, slots=True)
 class SavedIntercept:
-    """An Intercept this laptop made, or is about to make while `uid` is empty."""
+    """An Intercept this laptop made, or is about to make while `uid` is empty.
+
+    `files` is the directory that the container's files are copied to, empty for none; `container` is the one that was
+    asked for, empty for the one that has the ports.
+    """
 
     name: str
     uid: str
@@ -47,6 +51,8 @@ class SavedIntercept:
     drain_seconds: int = DRAIN_SECONDS
     match: Match | None = None
     on_refused: OnRefused = "fail"
+    files: str = ""
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +151,6 @@ def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
         drain_seconds=int(item["drain_seconds"]),
         match=Match.from_fields(Fields(match, "the saved match")) if (match := item["match"]) is not None else None,
         on_refused="fallback" if item["on_refused"] == "fallback" else "fail",
+        files=str(item["files"]),
+        container=str(item["container"]),
     )

@@ -1,0 +1,141 @@
+"""Flags on the container's environment and files, and the environment file on disk."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tproxy.errors import InvalidError, TproxyError
+
+if TYPE_CHECKING:
+    from tproxy_cli.client import Json
+
+Function = Callable[..., Any]
+
+FORMATS = ("dotenv", "docker", "compose", "sh", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenOptions:
+    """What the person wants of the container; empty for nothing."""
+
+    container: str
+    env_file: str
+    env_format: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    files: str
+
+    def check(self) -> None:
+        """Raise `InvalidError` or TproxyError for what cannot be done, before anything is."""
+        if not self.env_file and (self.include or self.exclude):
+            raise InvalidError("`--env-include` and `--env-exclude` mean nothing without `--env-file`")
+        if self.env_file:
+            target = os.path.realpath(self.env_file)
+            if os.path.isdir(target):
+                raise InvalidError(f"{self.env_file} is a directory", "`--env-file` takes a file")
+            if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
+                raise InvalidError(f"cannot write {self.env_file}", f"`ls -ld {os.path.dirname(target)}`")
+
+    def body(self) -> "Json":
+        """The part of a request that says so."""
+        form = {"format": self.env_format, "include": list(self.include), "exclude": list(self.exclude)}
+        return {
+            "container": self.container or None,
+            "environment": form if self.env_file else None,
+            "files": os.path.abspath(os.path.expanduser(self.files)) if self.files else None,
+        }
+
+    def take(self, result: "Json") -> None:
+        """Write the environment that is in `result`, and leave there only where it is."""
+        if (text := result.pop("environment", None)) is not None:
+            write_private(self.env_file, text.encode("utf-8", "surrogateescape"))
+            result["envFile"] = os.path.abspath(self.env_file)
+
+
+def write_private(path: str, content: bytes) -> None:
+    """Write a file for this user alone, as a whole or not at all; a symbolic link is followed. Raises TproxyError."""
+    target = os.path.realpath(path)
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".tproxy-", dir=os.path.dirname(target))  # mode 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        raise TproxyError(f"cannot write {path}: {error.strerror}", f"`ls -ld {os.path.dirname(target)}`") from error
+
+
+def container_option(function: Function) -> Function:
+    """`-c`, whose environment and files."""
+    return click.option(
+        "-c",
+        "--container",
+        metavar="NAME",
+        default="",
+        allow_from_autoenv=False,
+        help="Container whose environment and files are meant; else the one with the port, else the default one.",
+    )(function)
+
+
+def selection_options(function: Function) -> Function:
+    """Which variables."""
+    decorated = click.option(
+        "--env-exclude", multiple=True, metavar="PATTERN", help="Leave out variables with such names, `*_PASSWORD`."
+    )(function)
+    return click.option(
+        "--env-include",
+        multiple=True,
+        metavar="PATTERN",
+        help="Keep variables that only say where things are in the container, such as PATH and HOME.",
+    )(decorated)
+
+
+def given_options(function: Function) -> Function:
+    """All of them, as one argument `given`."""
+
+    @functools.wraps(function)
+    def call(
+        *args: Any,
+        container: str,
+        env_file: str,
+        env_format: str,
+        env_include: tuple[str, ...],
+        env_exclude: tuple[str, ...],
+        files: str,
+        **params: Any,
+    ) -> Any:
+        given = GivenOptions(container, env_file, env_format, env_include, env_exclude, files)
+        return function(*args, given=given, **params)
+
+    decorated: Function = click.option(
+        "--files",
+        metavar="DIR",
+        default="",
+        allow_from_autoenv=False,
+        help="Copy the container's ConfigMaps, Secrets and tokens below DIR, current until `tproxy leave`.",
+    )(call)
+    decorated = selection_options(decorated)
+    decorated = click.option(
+        "--env-format",
+        type=click.Choice(FORMATS),
+        default="dotenv",
+        show_default=True,
+        help="Form of the environment file.",
+    )(decorated)
+    decorated = click.option(
+        "--env-file",
+        metavar="FILE",
+        default="",
+        allow_from_autoenv=False,
+        help="Write the container's environment to FILE, for you alone.",
+    )(decorated)
+    return container_option(decorated)

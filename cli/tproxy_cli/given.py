@@ -43,13 +43,19 @@ class GivenOptions:
                 raise InvalidError(f"cannot write {self.env_file}", f"`ls -ld {os.path.dirname(target)}`")
 
     def body(self) -> "Json":
-        """The part of a request that says so."""
-        form = {"format": self.env_format, "include": list(self.include), "exclude": list(self.exclude)}
-        return {
-            "container": self.container or None,
-            "environment": form if self.env_file else None,
-            "files": os.path.abspath(os.path.expanduser(self.files)) if self.files else None,
-        }
+        """The part of a request that says so; empty if nothing is wanted."""
+        body: Json = {}
+        if self.container:
+            body["container"] = self.container
+        if self.env_file:
+            body["environment"] = {
+                "format": self.env_format,
+                "include": list(self.include),
+                "exclude": list(self.exclude),
+            }
+        if self.files:
+            body["files"] = os.path.abspath(os.path.expanduser(self.files))
+        return body
 
     def take(self, result: "Json") -> None:
         """Write the environment that is in `result`, and leave there only where it is."""

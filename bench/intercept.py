@@ -1,8 +1,9 @@
 """What an intercept costs: direct and intercepted side by side, in one run, in a lab of its own.
 
 The same server answers on both sides; the client is the outside user of the lab. The tunnel goes through the lab's API
-server by port-forward, as it does through any API server's. Each figure is the median of alternating rounds; quote
-the ratios. Run as root: `.venv/bin/python bench/intercept.py`.
+server by port-forward, as it does through any API server's. Beside them the same path through three HAProxies
+(`chain.py`), which says what the path alone costs. Each figure is the median of alternating rounds; quote the ratios.
+Run as root, with haproxy installed: `.venv/bin/python bench/intercept.py`.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import chain
 
 HERE = Path(__file__).parent
 TPROXY = Path(sys.executable).with_name("tproxy")
@@ -105,13 +108,13 @@ def main() -> None:
         try:
             run(TPROXY, "lab", "up", "--name", LAB)
             run(TPROXY, "lab", "apply", "--name", LAB, "--wait", "-f", manifests)
-            compare(options.rounds, options.seconds, size)
+            compare(options.rounds, options.seconds, size, Path(directory))
         finally:
             subprocess.run([TPROXY, "lab", "down", "--name", LAB], capture_output=True, check=False)
 
 
-def compare(rounds: int, seconds: float, size: int) -> None:
-    """Alternate direct and intercepted."""
+def compare(rounds: int, seconds: float, size: int, directory: Path) -> None:
+    """Alternate direct, intercepted and the chain of proxies."""
     state = status()
     pod = next(pod for pod in state["pods"] if pod["name"].startswith("fast-"))
     daemon = next(node["daemon"]["pid"] for node in state["nodes"] if node["name"] == pod["node"])
@@ -123,6 +126,10 @@ def compare(rounds: int, seconds: float, size: int) -> None:
     laptop = (str(TPROXY), "intercept", "fast", "--port", str(PORT))
     direct: list[Figures] = []
     through: list[Figures] = []
+    proxied: list[Figures] = []
+    enter = (TPROXY, "lab", "exec", "--name", LAB)
+    pod_place = f"pod/{pod['namespace']}/{pod['name']}"
+    chain_url = f"http://{pod['addresses'][0]}:{chain.PORT}"
     cold = timed(lambda: inside("laptop", *laptop))
     live = []
     try:
@@ -130,8 +137,11 @@ def compare(rounds: int, seconds: float, size: int) -> None:
             through.append(measure(url, seconds, size))
             inside("laptop", str(TPROXY), "leave", "fast")
             direct.append(measure(url, seconds, size))
+            with chain.three_proxies(enter, pod_place, PORT, directory):
+                inside("user", "curl", "-s", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", chain_url)
+                proxied.append(measure(chain_url, seconds, size))
             live.append(timed(lambda: inside("laptop", *laptop)))
-            print(f"round {number + 1}: direct {direct[-1]}, intercepted {through[-1]}", file=sys.stderr)
+            print(f"round {number + 1}: {direct[-1]}, {through[-1]}, {proxied[-1]}", file=sys.stderr)
         daemons = json.loads(inside("laptop", str(TPROXY), "status", "-o", "json"))
         laptop_daemon = int(daemons["daemon"]["pid"])
 
@@ -139,10 +149,12 @@ def compare(rounds: int, seconds: float, size: int) -> None:
             return statistics.median(getattr(one, name) for one in figures)
 
         def row(title: str, name: str, unit: str) -> None:
-            one, other = median(direct, name), median(through, name)
-            print(f"{title:34} {one:12,.0f} {other:12,.0f} {other / one:8.0%}   {unit}")
+            one, other, third = (median(figures, name) for figures in (direct, through, proxied))
+            print(
+                f"{title:27} {one:9,.0f} {other:12,.0f} {other / one:6.0%} {third:12,.0f} {third / one:6.0%}   {unit}"
+            )
 
-        print(f"{'':34} {'direct':>12} {'intercepted':>12} {'ratio':>8}")
+        print(f"{'':27} {'direct':>9} {'intercepted':>12} {'ratio':>6} {'3 HAProxies':>12} {'ratio':>6}")
         row("p50, one connection", "p50_us", "µs")
         row("requests, 64 connections", "requests", "1/s")
         row("download, one connection", "bulk", "MB/s")

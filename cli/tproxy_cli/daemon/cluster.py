@@ -26,6 +26,7 @@ from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemons, NodeLink, dial
 from tproxy_cli.daemon.given.copies import FileCopies
 from tproxy_cli.daemon.held import Held
 from tproxy_cli.daemon.objects import SessionObjects
+from tproxy_cli.daemon.outbound.addresses import ClusterAddresses
 from tproxy_cli.daemon.session import LaptopSession
 from tproxy_cli.daemon.state import SavedSession
 from tproxy_cli.daemon.tunnels import Tunnels
@@ -78,6 +79,7 @@ class LaptopCluster:
         self._user: str | None = None
         self._allowed: set[str] = set()
         self._tasks = Tasks("cluster")
+        self.addresses = ClusterAddresses(self.api, config.server)
 
     async def user(self) -> str:
         """Who we are to the cluster, or failing that on the laptop. Raises TproxyError."""
@@ -171,6 +173,7 @@ class LaptopCluster:
         previous, self.config, self.api = self.api, config, ApiCluster(config)
         self._user = None
         self._allowed.clear()
+        self.addresses.use(self.api, config.server)
         for session in self.live_sessions():
             session.use(self.api)
         self._tasks.start(_close_later(previous), "close connections")
@@ -185,6 +188,7 @@ class LaptopCluster:
         """Close connections; sessions are left or suspended before."""
         await asyncio.gather(*(copies.close() for copies in self.copies.values()))
         await self._tasks.close()
+        await self.addresses.close()
         await self.api.close()
 
 

@@ -10,11 +10,11 @@ What somebody else deletes in the cluster stays deleted: the intercept is handed
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tproxy.errors import TproxyError
-from tproxy.kube.errors import AlreadyExistsError, NotFoundError
+from tproxy.kube.errors import NotFoundError
 from tproxy.kube.port import INTERCEPTS, Applied, Cluster, Object, Removed
 from tproxy.model.intercept import Intercept
 from tproxy.tasks import Tasks
@@ -22,6 +22,7 @@ from tproxy_cli.daemon.clock import seconds_since_boot
 from tproxy_cli.daemon.held import Held
 from tproxy_cli.daemon.inbound import Inbound
 from tproxy_cli.daemon.objects import SessionObjects, parse_intercept
+from tproxy_cli.daemon.restoring import make_anew
 from tproxy_cli.daemon.state import SavedSession
 from tproxy_cli.daemon.tunnels import Backoff, Tunnels
 
@@ -62,6 +63,7 @@ class LaptopSession:
         self._on_lost = on_lost
         self._open = False
         self._creating = 0
+        self._users: dict[object, frozenset[str]] = {}  # who dials through it, and the nodes of their pods
         self._draining: dict[str, Held] = {}
         self._lock = asyncio.Lock()  # held while the Session object is created, looked for, or given up
         self._upkeep_now = asyncio.Event()
@@ -112,6 +114,17 @@ class LaptopSession:
         """From now on the session is not empty, so nothing ends it."""
         self.held[held.name] = held
         self._on_save()
+
+    def keep_for(self, user: object, nodes: Iterable[str]) -> None:
+        """From now on `user` needs tunnels to `nodes`, so nothing ends the session until `release`."""
+        self._users[user] = frozenset(nodes)
+        self.tunnels.want(nodes)
+        self._on_save()
+
+    async def release(self, user: object) -> None:
+        """`user` needs it no more. Idempotent."""
+        if self._users.pop(user, None) is not None:
+            await self.end_if_empty()
 
     async def create(self, held: Held) -> None:
         """Create the object of an adopted intercept. Raises TproxyError."""
@@ -219,9 +232,9 @@ class LaptopSession:
         await self.end_if_empty()
 
     async def end_if_empty(self) -> None:
-        """Delete the Session object and close everything, unless there are intercepts. Never raises TproxyError."""
+        """Delete the Session object and close everything, unless it is needed. Never raises TproxyError."""
         async with self._lock:
-            if self.held or self._draining or self.ended:
+            if self.held or self._draining or self._users or self.ended:
                 return
             self.ended = True
         await self._end()
@@ -230,7 +243,7 @@ class LaptopSession:
         """Leave everything at once; how many intercepts there were. What cannot be deleted expires by itself."""
         left = list(self.held.values())
         self.ended = True
-        self.held, self._draining = {}, {}
+        self.held, self._draining, self._users = {}, {}, {}
         await self._tasks.close()
         await self._end(left)
         return len(left)
@@ -297,7 +310,7 @@ class LaptopSession:
                 seen.discard(event.object["metadata"]["uid"])
                 self._removed(event.object)
             elif any(held.saved.uid and held.saved.uid not in seen for held in self.held.values()):
-                self._tasks.start(self._check(), "check")
+                self._tasks.start(self.check(), "check")
 
     def _applied(self, each: Object) -> None:
         intercept = parse_intercept(each)
@@ -316,9 +329,9 @@ class LaptopSession:
     def _removed(self, each: Object) -> None:
         uid = each.get("metadata", {}).get("uid")
         if any(held.saved.uid == uid and not held.leaving for held in self.held.values()):
-            self._tasks.start(self._check(), "check")
+            self._tasks.start(self.check(), "check")
 
-    async def _check(self) -> None:
+    async def check(self) -> None:
         """Something of ours seems to be gone: find out what, and whether it was given up for lack of renewal."""
         async with self._lock:
             if self.ended:
@@ -330,9 +343,12 @@ class LaptopSession:
                 log.warning("cannot look for missing objects: %s", error.message, extra={"session": self.name})
                 return
             if session is None and self._objects.expired:
-                await self._restore()
+                await make_anew(self._objects, self.held.values(), self.create)
+                self.tunnels.wake()
             else:
                 why = "the Session was deleted in the cluster" if session is None else "it was deleted in the cluster"
+                if session is None:
+                    self._users.clear()
                 for held in list(self.held.values()):
                     if held.saved.uid and held.name not in found and not held.leaving:
                         self._lose(held, why)
@@ -345,28 +361,6 @@ class LaptopSession:
         self.held.pop(held.name, None)
         self._on_lost(held, why)
 
-    async def _restore(self) -> None:
-        """Everything expired while we could not renew it; the person still wants it."""
-        log.warning("the session had expired; making it anew", extra={"session": self.name})
-        self._objects.forget_uid()
-        for held in self.held.values():
-            held.saved, held.observed = replace(held.saved, uid=""), None
-        backoff = Backoff()
-        while missing := [held for held in self.held.values() if not held.saved.uid]:
-            try:
-                if not self._objects.saved.uid:
-                    await self._objects.create_session()
-                for held in missing:
-                    await self.create(held)
-                    held.note = "made anew: the session had expired while the laptop was asleep or offline"
-            except AlreadyExistsError as error:  # a predecessor, which the cluster is about to remove
-                log.info("not made anew yet: %s", error.message, extra={"session": self.name})
-                await asyncio.sleep(backoff.next())
-            except TproxyError as error:
-                log.warning("cannot make it anew yet: %s", error.message, extra={"session": self.name})
-                await asyncio.sleep(backoff.next())
-        self.tunnels.wake()
-
     async def _upkeep(self) -> None:
         """Renew the Session in time that includes sleep; drop tunnels that are no longer needed."""
         retry_at = 0.0
@@ -377,6 +371,8 @@ class LaptopSession:
             for held in self.held.values():
                 if held.observed is not None:
                     self.tunnels.want(held.observed.nodes)
+            for nodes in self._users.values():
+                self.tunnels.want(nodes)
             await self.tunnels.drop_unwanted()
             self._upkeep_now.clear()
             if await self.wait_changed(self._upkeep_now, UPKEEP_SECONDS):
@@ -386,7 +382,7 @@ class LaptopSession:
         try:
             await self._objects.renew_session()
         except NotFoundError:
-            await self._check()
+            await self.check()
         except TproxyError as error:
             log.warning("cannot renew the session: %s", error.message, extra={"session": self.name})
         else:

@@ -19,7 +19,7 @@ from tproxy_cli.daemon.requests import InterceptRequest, LeaveRequest, ListReque
 from tproxy_cli.daemon.state import StateFile
 from tproxy_node.desired import Routes, View, desire
 from tproxy_node.mirror import Mirror
-from tproxy_node.opening import Identity
+from tproxy_node.opening import Identity, Openings
 from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
 
@@ -105,7 +105,8 @@ class NodeStandIn:
         self.steered: dict[str, Routes] = {}
         self._cluster = cluster
         self._changed = asyncio.Event()
-        self.sessions = Sessions(cluster, self._changed.set)
+        self.openings = Openings()
+        self.sessions = Sessions(cluster, self._changed.set, openings=self.openings)
         self._mirror = Mirror(name, self._changed.set, self.sessions.applied, self.sessions.removed)
         self._statuses = StatusWriter(cluster, name)
         self._server = TunnelServer[Identity](name, self.sessions.authenticate, self.sessions.add)

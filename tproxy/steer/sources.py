@@ -20,7 +20,7 @@ from tproxy.model.flow import Address
 from tproxy.netns.handle import Netns
 from tproxy.steer.peername import PeerNames
 
-_REST_SECONDS = 0.25  # between two connections of a port: the other end must have had time to forget
+_REST_SECONDS = 0.01  # between two connections of a port: the other end tells them apart by the time, in milliseconds
 _MOST_HOSTS = 64
 _ATTEMPTS = 16
 

@@ -35,6 +35,8 @@ class Server(asyncio.Protocol):
                 self._fill()
             else:
                 self._transport.write(SMALL)
+                if b"Connection: close" in head:
+                    self._transport.close()
 
     def _fill(self) -> None:
         while self._left and self._writable:

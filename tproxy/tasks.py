@@ -31,6 +31,11 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("background task failed", extra={"task": task.get_name()}, exc_info=error)
 
+    def cancel(self) -> None:
+        """Cancel what runs, without waiting for its end."""
+        for task in self._running:
+            task.cancel()
+
     async def close(self) -> None:
         """Cancel what still runs and wait until it has ended."""
         current = asyncio.current_task()

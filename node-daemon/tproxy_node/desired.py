@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tproxy.model.conflict import Claim, decide
-from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStatus, PodStatus, Probes
+from tproxy.model.intercept import (
+    DRAIN_SECONDS,
+    Existing,
+    Intercept,
+    InterceptPort,
+    NodeState,
+    NodeStatus,
+    PodStatus,
+    Probes,
+)
 from tproxy.model.pod import Pod, Service
+from tproxy.model.protocol import not_http
 from tproxy.model.session import Session
 from tproxy.model.workload import matches
 from tproxy.netns.refusal import refusal
@@ -20,17 +30,29 @@ _SEVERITY = (NodeState.READY, NodeState.PENDING, NodeState.CONFLICTED, NodeState
 class Route:
     """Where connections to one port of a pod go, and health checks.
 
-    `intercept` and `session` are UIDs, `name` is for people.
+    `intercept` and `session` are UIDs, `name` is for people. `speaks` is what the port is known to speak if that is
+    not HTTP/1, else empty.
     """
 
     intercept: str
     session: str
     name: str
     probes: Probes = "app"
+    existing: Existing = "idle"
+    drain_seconds: int = DRAIN_SECONDS
+    speaks: str = ""
 
 
 Routes = Mapping[int, Route]
 """By port of the pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """Connections of one port that are still with the app, from before it was intercepted; `why` is for people."""
+
+    count: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +68,8 @@ class View:
     """What the daemon knows.
 
     `pods` are those of this node, `chains` their owners by pod UID (kind and name, nearest first), `live` the UIDs of
-    Sessions with a stream, `steered` the routes in force and `failures` the pods to leave alone for now, by pod UID.
+    Sessions with a stream. By pod UID: `steered` the routes in force, `failures` the pods to leave alone for now, and
+    `staying`, by port too, what is still with the app.
     """
 
     pods: Sequence[Pod] = ()
@@ -57,6 +80,7 @@ class View:
     live: frozenset[str] = frozenset()
     steered: Mapping[str, Routes] = field(default_factory=dict)
     failures: Mapping[str, Failure] = field(default_factory=dict)
+    staying: Mapping[str, Mapping[int, Staying]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +174,9 @@ def _settle(claims: Sequence[Claim], pod: Pod, view: View) -> tuple[Routes, dict
                 pod, NodeState.PENDING, "NoTunnel", "no tunnel from the laptop to this node"
             )
             continue
-        route = Route(intercept.uid, claim.session.uid, f"{intercept.namespace}/{intercept.name}", intercept.probes)
-        routes.update({port.port: route for port in intercept.ports})
-        verdicts[intercept.uid] = _progress(intercept, route, pod, view)
+        wanted = {port.port: _route(claim, pod, port.port, view) for port in intercept.ports}
+        routes.update(wanted)
+        verdicts[intercept.uid] = _progress(wanted, pod, view)
     return routes, verdicts
 
 
@@ -165,10 +189,26 @@ def _conflict(port: InterceptPort, winner: Claim) -> str:
     return f"port {port.port} is intercepted by {winner.intercept.name} of {owner}{since}"
 
 
-def _progress(intercept: Intercept, route: Route, pod: Pod, view: View) -> PodStatus:
+def _route(claim: Claim, pod: Pod, port: int, view: View) -> Route:
+    intercept = claim.intercept
+    return Route(
+        intercept.uid,
+        claim.session.uid,
+        f"{intercept.namespace}/{intercept.name}",
+        intercept.probes,
+        intercept.existing,
+        intercept.drain_seconds,
+        not_http(pod, view.services, port),
+    )
+
+
+def _progress(wanted: Routes, pod: Pod, view: View) -> PodStatus:
     steered = view.steered.get(pod.uid, {})
-    if all(steered.get(port.port) == route for port in intercept.ports):
-        return _report(pod, NodeState.READY)
+    if all(steered.get(port) == route for port, route in wanted.items()):
+        staying = view.staying.get(pod.uid, {})
+        left = [staying[port] for port in wanted if port in staying]
+        why = "; ".join(dict.fromkeys(one.why for one in left))
+        return PodStatus(pod.name, pod.uid, NodeState.READY, connections=sum(one.count for one in left), staying=why)
     failure = view.failures.get(pod.uid)
     if failure is not None:
         return _report(pod, NodeState.PENDING, failure.reason, failure.message)

@@ -30,6 +30,7 @@ from tproxy_node.opening import Identity, Openings
 from tproxy_node.options import Options
 from tproxy_node.owners import Owners
 from tproxy_node.places import Places
+from tproxy_node.pool import Pools
 from tproxy_node.probing import Probing
 from tproxy_node.reading import Reading
 from tproxy_node.reconcile import Parts, Reconciler
@@ -66,7 +67,8 @@ class Daemon:
         self._statuses = StatusWriter(self._cluster, options.node)
         self._owners = Owners(self._cluster, self._changed)
         self._steering = _open_steering(options.steering)
-        self._lease = Lease(self._steering)
+        self._pools = Pools(options.proc, self._changed)
+        self._lease = Lease(self._steering, self._pools)
         places = Places(options.proc)
         self._surroundings = Surroundings(self._cluster, config.server, options.proc)
         self._origins = Origins(lambda: self._mirror.pods, places)
@@ -80,6 +82,7 @@ class Daemon:
                 steering=self._steering,
                 places=places,
                 relay=self._relay,
+                pools=self._pools,
                 statuses=self._statuses,
             )
         )
@@ -140,6 +143,7 @@ class Daemon:
         await self._dialling.close()
         await self._relay.close()
         self._lease.close()
+        self._pools.close()
         self._steering.close()
         await self._http.close()
         await self._cluster.close()

@@ -22,6 +22,7 @@ from tproxy_node.mirror import Mirror
 from tproxy_node.owners import Owners
 from tproxy_node.places import MOVED, Place, Places
 from tproxy_node.plan import Attach, Attached, Detach, Op, PodRef, SetRoutes, plan
+from tproxy_node.pool import Pools
 from tproxy_node.relay import PodRelay, Relay
 from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
@@ -72,6 +73,7 @@ class Parts:
     steering: Steering
     places: Places
     relay: Relay
+    pools: Pools
     statuses: StatusWriter
 
 
@@ -147,17 +149,17 @@ class Reconciler:
         intercepts = parts.mirror.intercepts
         pods = parts.mirror.pods
         namespaces = {intercept.namespace for intercept in intercepts}
-        wanted = {(i.namespace, i.target.name) for i in intercepts if i.target.kind == "Service"}
         return desire(
             View(
                 pods=pods,
                 chains=parts.owners.chains(pod for pod in pods if pod.namespace in namespaces),
-                services=[s for s in parts.mirror.services if (s.namespace, s.name) in wanted],
+                services=[service for service in parts.mirror.services if service.namespace in namespaces],
                 sessions=parts.sessions.all(),
                 intercepts=intercepts,
                 live=parts.sessions.live(),
                 steered={uid: s.relay.routes for uid, s in self._steered.items() if not s.broken},
                 failures={uid: failed.failure for uid, failed in self._failed.items()},
+                staying={uid: s.relay.pool.staying for uid, s in self._steered.items() if s.relay.pool is not None},
             )
         )
 
@@ -227,6 +229,7 @@ class Reconciler:
             relay.watch_probes(place.netns)
             # Only once somebody accepts does the kernel get to know the ports.
             await relay.serve()
+            await relay.watch_pool(parts.pools, place.netns)
         except BaseException:
             relay.abandon()
             raise

@@ -20,13 +20,15 @@ from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
 from tproxy.netns.handle import Netns
 from tproxy.steer.port import Attachment, SteeredPort
 from tproxy.tasks import Tasks
-from tproxy.tunnel.bridge import Bridge, abort_with_reset
+from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_node.desired import Route, Routes
 from tproxy_node.first_bytes import FirstBytes
 from tproxy_node.plan import PodRef
+from tproxy_node.pool import Pool, Pools
 from tproxy_node.probing import PodProbing, Probing
 from tproxy_node.splice import Splice
+from tproxy_node.tunnelled import Tunnelled
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +144,7 @@ class PodRelay:
         self.routes: Routes = dict(routes)
         self._relay = relay
         self._attachment = attachment
+        self.pool: Pool | None = None
         self._probing: PodProbing | None = None
         self._steering = True
         self._servers: list[asyncio.Server] = []
@@ -168,6 +171,22 @@ class PodRelay:
         self._probing = PodProbing(self._relay.probing, netns, self._attachment)
         self.look()
 
+    async def watch_pool(self, pools: Pools, netns: Netns) -> None:
+        """Deal with connections that the app has already. Raises OSError."""
+        self.pool = Pool(pools, netns, self)
+        await self.pool.start()
+
+    def takes(self, route: Route) -> bool:
+        """Whether the laptop can get one more connection now."""
+        relay = self._relay
+        room = not relay.full and relay.by_session[route.session] < relay.limits.per_session
+        return room and relay.pick(route.session) is not None
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve a connection like one that has just been accepted."""
+        loop = asyncio.get_running_loop()
+        self._relay.tasks.start(loop.connect_accepted_socket(lambda: _Accepted(self), sock), "adopt")
+
     def look(self) -> None:
         """See whether the app listens on the ports whose health checks are its own."""
         if self._probing is not None and self._steering:
@@ -178,6 +197,8 @@ class PodRelay:
         self.routes = dict(routes)
         self.look()
         self.apply()
+        if self.pool is not None:
+            self.pool.routes_changed()
         self._drain()
 
     def apply(self) -> None:
@@ -223,6 +244,8 @@ class PodRelay:
         self._relay.remember(self.verdicts())
         self._relay.pods.discard(self)
         self.routes = {}
+        if self.pool is not None:
+            self.pool.close()
         self._drain()
 
     def _close(self) -> None:
@@ -362,23 +385,3 @@ class _Accepted(asyncio.Protocol):
         except Exception:  # whatever it is, this client must not wait for ever
             log.exception("cannot pass a connection on", extra={"rate_key": "accepted"})
             abort_with_reset(tcp)
-
-
-class Tunnelled(Bridge):
-    """A client's connection that goes to the laptop."""
-
-    def __init__(self, pod: PodRelay, key: tuple[int, str], session: str) -> None:
-        super().__init__()
-        self._pod = pod
-        self._key = key
-        self._session = session
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        super().connection_lost(exc)
-        self._pod.tunnelled_lost(self, self._key, self._session)
-
-    def conn_reset(self, reason: ResetReason, detail: str) -> None:
-        """The laptop's side is gone."""
-        self._pod.tunnelled_reset(reason)
-        super().conn_reset(reason, detail)

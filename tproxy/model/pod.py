@@ -132,6 +132,7 @@ class ServicePort:
     port: int
     target: int | str
     protocol: str = "TCP"
+    app_protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +209,5 @@ def _service_port(fields: Fields) -> ServicePort:
         port=port,
         target=fields.number_or_text("targetPort", 0, _MAX_PORT_NUMBER, default=port) or port,
         protocol=fields.text("protocol", "TCP"),
+        app_protocol=fields.text("appProtocol", ""),
     )

@@ -10,7 +10,7 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ _WARN = 0  # enum libbpf_print_level
 # va_list is an array or a large struct on every 64-bit ABI we meet: a pointer when passed on.
 _PrintFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
+# Context, data, size of one sample of a ring buffer.
+_SampleFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int
 _TEXT = ctypes.c_char_p
@@ -35,7 +38,7 @@ _U32 = ctypes.c_uint32
 _U32_OUT = ctypes.POINTER(ctypes.c_uint32)
 
 # Name, result, arguments. Pointers come back NULL with errno set, integers as -errno.
-_FUNCTIONS: tuple[tuple[str, type, tuple[type, ...]], ...] = (
+_FUNCTIONS: tuple[tuple[str, type | None, tuple[type, ...]], ...] = (
     ("bpf_object__open_file", _POINTER, (_TEXT, _POINTER)),
     ("bpf_object__load", _INT, (_POINTER,)),
     ("bpf_object__close", _POINTER, (_POINTER,)),
@@ -49,6 +52,11 @@ _FUNCTIONS: tuple[tuple[str, type, tuple[type, ...]], ...] = (
     ("bpf_map_delete_elem", _INT, (_INT, _TEXT)),
     ("bpf_program__attach_netns", _POINTER, (_POINTER, _INT)),
     ("bpf_program__attach_cgroup", _POINTER, (_POINTER, _INT)),
+    ("bpf_program__fd", _INT, (_POINTER,)),
+    ("ring_buffer__new", _POINTER, (_INT, _SampleFunction, _POINTER, _POINTER)),
+    ("ring_buffer__epoll_fd", _INT, (_POINTER,)),
+    ("ring_buffer__consume", _INT, (_POINTER,)),
+    ("ring_buffer__free", None, (_POINTER,)),
     ("bpf_link__fd", _INT, (_POINTER,)),
     ("bpf_link__destroy", _INT, (_POINTER,)),
     ("bpf_link_detach", _INT, (_INT,)),
@@ -171,6 +179,40 @@ class OwnedMap(Map):
             self.fd = -1
 
 
+class Ring:
+    """A ring buffer that a program writes samples to. `on_sample` gets each one, in order, from within `consume`.
+
+    The kernel drops what does not fit. `fileno` is readable when there is something to consume.
+    """
+
+    def __init__(self, source: Map, on_sample: Callable[[bytes], None]) -> None:
+        def take(_: int | None, data: int, size: int) -> int:
+            try:
+                on_sample(ctypes.string_at(data, size))
+            except Exception:  # it must not unwind through C
+                log.exception("cannot take a sample of BPF map %s", source.name, extra={"rate_key": source.name})
+            return 0
+
+        self._take = _SampleFunction(take)  # kept for as long as libbpf may call it
+        self._pointer = _pointer(
+            library().ring_buffer__new(source.fd, self._take, None, None), f"read from BPF map {source.name}"
+        )
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return int(library().ring_buffer__epoll_fd(self._pointer))
+
+    def consume(self) -> None:
+        """Take what there is."""
+        library().ring_buffer__consume(self._pointer)
+
+    def close(self) -> None:
+        """Release it. Idempotent."""
+        if self._pointer:
+            library().ring_buffer__free(self._pointer)
+            self._pointer = 0
+
+
 class LinkInfo(ctypes.Structure):
     """struct bpf_link_info of a link to a network namespace."""
 
@@ -247,6 +289,10 @@ class Object:
     def attach_cgroup(self, program: str, cgroup: int) -> Link:
         """Attach a loaded program to the cgroup whose directory has the descriptor `cgroup`."""
         return Link(_pointer(library().bpf_program__attach_cgroup(self._program(program), cgroup), f"attach {program}"))
+
+    def program(self, name: str) -> int:
+        """The descriptor of a loaded program, which stays this object's."""
+        return _checked(library().bpf_program__fd(self._program(name)), f"find {name}")
 
     def close(self) -> None:
         """Release everything that no link holds. Idempotent."""

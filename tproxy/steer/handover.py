@@ -1,0 +1,188 @@
+"""Takes an established connection over from the app: same client, same addresses, same place in both byte streams.
+
+    client ══════ app's socket            the client's next request is held back, the app has answered the last one
+    client ══════ our socket ─► laptop    the app's socket ends; the client notices nothing
+
+By TCP_REPAIR, which CRIU moves connections between machines with (Linux 3.5, CAP_NET_ADMIN in the pod's namespace).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+import termios
+from dataclasses import dataclass
+
+from tproxy.netns.handle import Netns
+from tproxy.steer.hold import Held
+
+# <linux/tcp.h>
+_REPAIR = 19
+_REPAIR_OFF_QUIETLY = -1  # without sending anything; since Linux 4.19
+_REPAIR_QUEUE = 20
+_QUEUE_SEQ = 21
+_REPAIR_OPTIONS = 22
+_TIMESTAMP = 24
+_REPAIR_WINDOW = 29
+_NO_QUEUE, _RECEIVED, _SENT = 0, 1, 2
+_WINDOW_SIZE = 20
+_ESTABLISHED = 1
+_HAS_TIMESTAMPS, _HAS_SACK, _HAS_SCALE = 1, 2, 4  # tcpi_options
+_OPTION_MSS, _OPTION_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
+_INFO_SIZE = 136
+_PIECE = 4096
+_WORD = struct.Struct("=I")
+
+# Not CDLL, which lets other threads of ours run between two calls.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_OFF = struct.pack("=i", _REPAIR_OFF_QUIETLY)
+_UNSPECIFIED = struct.pack("=H14x", socket.AF_UNSPEC)
+
+
+class BusyError(Exception):
+    """The connection is not between two requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """What TCP_INFO says. Times are milliseconds since then."""
+
+    state: int
+    options: int
+    scales: int
+    sent_ago: int
+    received_ago: int
+    received: int  # bytes
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> "_Info":
+        data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+        sent_ago, _, received_ago = struct.unpack_from("=III", data, 44)
+        (received,) = struct.unpack_from("=Q", data, 128)
+        return cls(data[0], data[5], data[6], sent_ago, received_ago, received)
+
+
+def between_requests(app: socket.socket, held: Held) -> bool:
+    """Whether the app has read all there was and has spoken last, and the client has got all of it. Raises OSError.
+
+    With `held` being the beginning of a request, that is the boundary between two of them: no answer is on its way or
+    still to come. (Of requests sent one upon the other without waiting, the last answer may be outstanding.)
+    """
+    info = _Info.of(app)
+    if info.state != _ESTABLISHED or _waiting(app):
+        return False
+    return info.received == 0 or info.sent_ago <= info.received_ago
+
+
+def take_over(app: socket.socket, held: Held, netns: Netns) -> socket.socket:
+    """A non-blocking socket in `netns` that goes on where `app`, the app's socket, is, with `held` to be read from it.
+
+    Raises `BusyError`, with nothing changed; OSError when it failed: then the connection may be lost, as if it had been
+    closed, and the request with it.
+    """
+    family, name, peer = _addresses(app)
+    ours = netns.socket(family, socket.SOCK_STREAM)
+    try:
+        ours.setblocking(False)
+        _set(ours, _REPAIR, 1)
+        _take(app, ours, name, peer, held)
+    except BaseException:
+        ours.close()
+        raise
+    return ours
+
+
+def _take(app: socket.socket, ours: socket.socket, name: tuple[str, int], peer: tuple[str, int], held: Held) -> None:
+    reuse = app.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    _set(app, _REPAIR, 1)
+    try:
+        info = _Info.of(app)
+        received, sent = _sequence(app, _RECEIVED), _sequence(app, _SENT)
+        # Whoever has sent or received meanwhile is not between two requests any more. (What was sent and is not yet
+        # acknowledged, the held packet acknowledges.)
+        if info.state != _ESTABLISHED or _waiting(app) or (received, sent) != (held.sequence, held.acknowledged):
+            raise BusyError
+        window = app.getsockopt(socket.IPPROTO_TCP, _REPAIR_WINDOW, _WINDOW_SIZE)
+        timestamp = app.getsockopt(socket.IPPROTO_TCP, _TIMESTAMP, 4)
+        options = struct.pack("=II", _OPTION_MSS, app.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+        if info.options & _HAS_SCALE:
+            options += struct.pack("=II", _OPTION_SCALE, info.scales & 15 | info.scales >> 4 << 16)
+        if info.options & _HAS_SACK:
+            options += struct.pack("=II", _OPTION_SACK, 0)
+        if info.options & _HAS_TIMESTAMPS:
+            options += struct.pack("=II", _OPTION_TIMESTAMPS, 0)
+        _disconnect(app.fileno())
+    finally:
+        with contextlib.suppress(OSError):
+            _set(app, _REPAIR, _REPAIR_OFF_QUIETLY)
+            # Repair takes it away, and an app that starts anew could not bind while this connection is open.
+            app.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+    _set_sequence(ours, _RECEIVED, received)
+    _set_sequence(ours, _SENT, sent)
+    ours.bind(name)
+    ours.connect(peer)
+    ours.setsockopt(socket.IPPROTO_TCP, _REPAIR_OPTIONS, options)
+    if info.options & _HAS_TIMESTAMPS:
+        ours.setsockopt(socket.IPPROTO_TCP, _TIMESTAMP, timestamp)
+    ours.setsockopt(socket.IPPROTO_TCP, _REPAIR_WINDOW, window)
+    _set(ours, _REPAIR_QUEUE, _RECEIVED)
+    # It takes as much as the receive buffer has room for; the client sends the rest again.
+    for at in range(0, len(held.data), _PIECE):
+        try:
+            ours.send(held.data[at : at + _PIECE])
+        except OSError:
+            if at == 0:
+                raise
+            break
+    _set(ours, _REPAIR_QUEUE, _NO_QUEUE)
+    # This also sends the client an acknowledgement.
+    _set(ours, _REPAIR, 0)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _disconnect(fd: int) -> None:
+    """End the app's socket without a word to the client.
+
+    Whoever waits for it is woken, and finds it aborted, or under repair: so that is over the moment after.
+    """
+    result = _libc.connect(fd, _UNSPECIFIED, len(_UNSPECIFIED))
+    _libc.setsockopt(fd, socket.IPPROTO_TCP, _REPAIR, _OFF, len(_OFF))
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _addresses(sock: socket.socket) -> tuple[socket.AddressFamily, tuple[str, int], tuple[str, int]]:
+    """Family and both addresses; IPv4 also where the app's socket is an IPv6 one."""
+    name, peer = sock.getsockname(), sock.getpeername()
+    if sock.family == socket.AF_INET6:
+        mapped = [ipaddress.IPv6Address(host.partition("%")[0]).ipv4_mapped for host in (name[0], peer[0])]
+        if mapped[0] is None or mapped[1] is None:
+            return socket.AF_INET6, name, peer
+        return socket.AF_INET, (str(mapped[0]), name[1]), (str(mapped[1]), peer[1])
+    return socket.AF_INET, name, peer
+
+
+def _waiting(sock: socket.socket) -> int:
+    """Bytes received that the app has not read."""
+    return _WORD.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]  # type: ignore[no-any-return]
+
+
+def _set(sock: socket.socket, option: int, value: int) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _sequence(sock: socket.socket, queue: int) -> int:
+    _set(sock, _REPAIR_QUEUE, queue)
+    value = int(_WORD.unpack(sock.getsockopt(socket.IPPROTO_TCP, _QUEUE_SEQ, 4))[0])
+    _set(sock, _REPAIR_QUEUE, _NO_QUEUE)
+    return value
+
+
+def _set_sequence(sock: socket.socket, queue: int, value: int) -> None:
+    _set(sock, _REPAIR_QUEUE, queue)
+    sock.setsockopt(socket.IPPROTO_TCP, _QUEUE_SEQ, _WORD.pack(value))
+    _set(sock, _REPAIR_QUEUE, _NO_QUEUE)

@@ -6,6 +6,7 @@ Pure: everything known comes in as a `View`, the answer is a value.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tproxy.http.port import Choice
 from tproxy.model.conflict import Claim, decide
 from tproxy.model.intercept import (
     DRAIN_SECONDS,
@@ -17,6 +18,7 @@ from tproxy.model.intercept import (
     PodStatus,
     Probes,
 )
+from tproxy.model.match import Match
 from tproxy.model.pod import Pod, Service
 from tproxy.model.protocol import not_http
 from tproxy.model.session import Session
@@ -30,17 +32,29 @@ _SEVERITY = (NodeState.READY, NodeState.PENDING, NodeState.CONFLICTED, NodeState
 class Route:
     """Where connections to one port of a pod go, and health checks.
 
-    `intercept` and `session` are UIDs, `name` is for people. `speaks` is what the port is known to speak if that is
-    not HTTP/1, else empty.
+    `intercept` and `session` are UIDs, `name` is for people; all are empty for the app. `speaks` is what the port is
+    known to speak if that is not HTTP/1, else empty. With `personal` intercepts each request is offered to these first,
+    in order.
     """
 
-    intercept: str
-    session: str
-    name: str
+    intercept: str = ""
+    session: str = ""
+    name: str = ""
     probes: Probes = "app"
     existing: Existing = "idle"
     drain_seconds: int = DRAIN_SECONDS
     speaks: str = ""
+    personal: tuple[tuple[Match, Choice], ...] = ()
+
+    def __str__(self) -> str:
+        names = [choice.name for _, choice in self.personal]
+        return "+".join([*names, self.name] if self.name else names)
+
+    @property
+    def intercepts(self) -> frozenset[str]:
+        """The UIDs of all."""
+        personal = {choice.intercept for _, choice in self.personal}
+        return frozenset(personal | {self.intercept} if self.intercept else personal)
 
 
 Routes = Mapping[int, Route]
@@ -125,12 +139,6 @@ def _targets(intercept: Intercept, pod: Pod, view: View) -> bool:
 
 def _obstacle(intercept: Intercept, pod: Pod, session: Session | None) -> tuple[NodeState, str, str] | None:
     """Why this pod cannot be steered for this intercept whatever happens, or not yet; None if it can."""
-    if intercept.match is not None:
-        return (
-            NodeState.REFUSED,
-            "MatchUnsupported",
-            "this node daemon intercepts whole ports only, not single requests",
-        )
     for port in intercept.ports:
         if port.protocol != "TCP":
             message = f"port {port.port}/{port.protocol}: this node daemon intercepts TCP only"
@@ -151,33 +159,69 @@ def _claim(intercept: Intercept, session: Session, pod: Pod, view: View) -> Clai
         intercept=intercept,
         session=session,
         live=session.uid in view.live,
-        holding=any(route.intercept == intercept.uid for route in steered.values()),
+        holding=any(intercept.uid in route.intercepts for route in steered.values()),
     )
 
 
 def _settle(claims: Sequence[Claim], pod: Pod, view: View) -> tuple[Routes, dict[str, PodStatus]]:
     """The pod's routes, and a verdict per intercept. An intercept gets all of its ports or none."""
-    losers = decide(claims).losers
+    decision = decide(claims)
     routes: dict[int, Route] = {}
+    for port, winners in decision.winners.items():
+        live = [claim for claim in winners if claim.live]
+        if live:
+            routes[port.port] = _route(live, not_http(pod, view.services, port.port))
     verdicts: dict[str, PodStatus] = {}
     for claim in claims:
-        intercept = claim.intercept
-        lost = losers.get(intercept.uid)
+        uid = claim.intercept.uid
+        lost = decision.losers.get(uid)
         if lost is not None:
             port, winner = min(lost.items(), key=lambda item: item[0])
             # Behind an owner who is away too, nothing is decided yet: whoever connects first gets the port.
             if claim.live or winner.live:
-                verdicts[intercept.uid] = _report(pod, NodeState.CONFLICTED, "PortTaken", _conflict(port, winner))
+                verdicts[uid] = _report(pod, NodeState.CONFLICTED, "PortTaken", _conflict(port, winner))
                 continue
         if not claim.live:
-            verdicts[intercept.uid] = _report(
-                pod, NodeState.PENDING, "NoTunnel", "no tunnel from the laptop to this node"
-            )
+            message = "no tunnel from the laptop to this node"
+            verdicts[uid] = _report(pod, NodeState.PENDING, "NoTunnel", message)
             continue
-        wanted = {port.port: _route(claim, pod, port.port, view) for port in intercept.ports}
-        routes.update(wanted)
-        verdicts[intercept.uid] = _progress(wanted, pod, view)
+        verdicts[uid] = _progress(claim.intercept, routes, pod, view)
     return routes, verdicts
+
+
+def _route(claims: Sequence[Claim], speaks: str) -> Route:
+    """One port's, for its live claims in order."""
+    personal: list[tuple[Match, Choice]] = []
+    for claim in claims:
+        intercept = claim.intercept
+        name = f"{intercept.namespace}/{intercept.name}"
+        if intercept.match is None:
+            return Route(
+                intercept.uid,
+                claim.session.uid,
+                name,
+                intercept.probes,
+                intercept.existing,
+                intercept.drain_seconds,
+                speaks,
+                tuple(personal),
+            )
+        choice = Choice(
+            intercept.uid,
+            claim.session.uid,
+            name,
+            claim.session.host,
+            intercept.on_disconnect,
+            intercept.on_refused == "fallback",
+            intercept.probes == "laptop",
+        )
+        personal.append((intercept.match, choice))
+    # Connections carry others' requests, too: they may come over, and are never cut for one person's sake.
+    keep = all(claim.intercept.existing == "keep" for claim in claims)
+    drain_seconds = max(claim.intercept.drain_seconds for claim in claims)
+    return Route(
+        existing="keep" if keep else "idle", drain_seconds=drain_seconds, speaks=speaks, personal=tuple(personal)
+    )
 
 
 def _conflict(port: InterceptPort, winner: Claim) -> str:
@@ -189,30 +233,29 @@ def _conflict(port: InterceptPort, winner: Claim) -> str:
     return f"port {port.port} is intercepted by {winner.intercept.name} of {owner}{since}"
 
 
-def _route(claim: Claim, pod: Pod, port: int, view: View) -> Route:
-    intercept = claim.intercept
-    return Route(
-        intercept.uid,
-        claim.session.uid,
-        f"{intercept.namespace}/{intercept.name}",
-        intercept.probes,
-        intercept.existing,
-        intercept.drain_seconds,
-        not_http(pod, view.services, port),
-    )
-
-
-def _progress(wanted: Routes, pod: Pod, view: View) -> PodStatus:
+def _progress(intercept: Intercept, routes: Routes, pod: Pod, view: View) -> PodStatus:
     steered = view.steered.get(pod.uid, {})
-    if all(steered.get(port) == route for port, route in wanted.items()):
+    ports = [port.port for port in intercept.ports]
+    if all(_in_force(intercept, routes[port], steered.get(port)) for port in ports):
         staying = view.staying.get(pod.uid, {})
-        left = [staying[port] for port in wanted if port in staying]
+        left = [staying[port] for port in ports if port in staying]
         why = "; ".join(dict.fromkeys(one.why for one in left))
         return PodStatus(pod.name, pod.uid, NodeState.READY, connections=sum(one.count for one in left), staying=why)
     failure = view.failures.get(pod.uid)
     if failure is not None:
         return _report(pod, NodeState.PENDING, failure.reason, failure.message)
     return _report(pod, NodeState.PENDING, "Attaching", "steering is being set up")
+
+
+def _in_force(intercept: Intercept, wanted: Route, steered: Route | None) -> bool:
+    """Whether a port does already what it should for `intercept`; the other ones there don't matter."""
+    if steered is None:
+        return False
+    if intercept.match is None:
+        return (wanted.intercept, wanted.probes) == (steered.intercept, steered.probes)
+    return [one for one in wanted.personal if one[1].intercept == intercept.uid] == [
+        one for one in steered.personal if one[1].intercept == intercept.uid
+    ]
 
 
 def _report(pod: Pod, state: NodeState, reason: str = "", message: str = "") -> PodStatus:

@@ -105,4 +105,4 @@ def render(ops: Sequence[Op]) -> str:
 
 
 def _routes_text(routes: Routes) -> str:
-    return " ".join(f"{port}->{route.name}" for port, route in sorted(routes.items()))
+    return " ".join(f"{port}->{route}" for port, route in sorted(routes.items()))

@@ -24,6 +24,8 @@ from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_node.desired import Route, Routes
 from tproxy_node.first_bytes import FirstBytes
+from tproxy_node.personal.ports import PersonalPorts
+from tproxy_node.personal.tally import Tally
 from tproxy_node.plan import PodRef
 from tproxy_node.pool import Pool, Pools
 from tproxy_node.probing import PodProbing, Probing
@@ -74,6 +76,7 @@ class Relay:
         self.resets: Counter[str] = Counter()
         self.active: Counter[str] = Counter()
         self.by_session: Counter[str] = Counter()
+        self.tally = Tally()
         self.pods: set[PodRelay] = set()
         self.full = False
         self.tasks = Tasks("relay")
@@ -150,6 +153,8 @@ class PodRelay:
         self._servers: list[asyncio.Server] = []
         self._laptop: dict[tuple[int, str], set[Tunnelled]] = {}  # by port and intercept UID
         self._app: set[Splice] = set()
+        self._personal = PersonalPorts(relay, pod, attachment)
+        self._personal.set_routes(self.routes)
 
     @property
     def shows_clients(self) -> bool:
@@ -195,6 +200,7 @@ class PodRelay:
     def set_routes(self, routes: Routes) -> None:
         """Route like this from now on; connections that lose their intercept have `DRAIN_SECONDS` left."""
         self.routes = dict(routes)
+        self._personal.set_routes(self.routes)
         self.look()
         self.apply()
         if self.pool is not None:
@@ -234,6 +240,7 @@ class PodRelay:
                 connection.abort("the pod is gone")
         for splice in list(self._app):
             splice.abort()
+        self._personal.abort()
 
     def stop(self) -> None:
         """Give the ports back at once. Idempotent."""
@@ -246,6 +253,7 @@ class PodRelay:
         self.routes = {}
         if self.pool is not None:
             self.pool.close()
+        self._personal.set_routes({})
         self._drain()
 
     def _close(self) -> None:
@@ -274,6 +282,8 @@ class PodRelay:
             self._to_app(transport, source, destination, "left")
         elif route.probes == "app" and self._from_node(source) and self._app_missing(destination):
             self._to_app(transport, source, destination, "probe")
+        elif route.personal:
+            self._personal.accept(transport, source, destination)
         elif self._relay.by_session[route.session] >= self._relay.limits.per_session:
             self._to_app(transport, source, destination, "limit")
         elif (stream := self._relay.pick(route.session)) is None:

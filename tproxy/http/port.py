@@ -3,8 +3,9 @@
     client ──events──► Router ──calls──► Hop ──► client, app, laptops
            app, laptops ──events──► Router
 
-A router is told what happens (`Router`) and calls what should be done (`Hop`, `End`). Calls return at once; a call
-never leads to an event before the router's method has returned, so that a router need not expect itself.
+A router is told what happens (`Router`) and calls what should be done (`Hop`, `End`). Calls return at once. A call
+leads to no event before the router's method has returned, save for one: `client_pause` and `upstream_pause` may come
+from inside a `write`.
 
 The *default* upstream is where everything goes that no personal intercept is for: the app, or the laptop of a global
 intercept. It is opened as soon as the client is there, so that servers which speak first do.
@@ -29,7 +30,8 @@ Field = tuple[bytes, bytes]
 class Choice:
     """Where a matching request goes: to the laptop of `intercept` (UID).
 
-    `name` is the intercept's namespace and name, `host` the laptop's own name; both are for people.
+    `name` is the intercept's namespace and name, `host` the laptop's own name; both are for people. `checks`: it gets
+    matching health checks as well, which are the app's otherwise.
     """
 
     intercept: str
@@ -38,6 +40,7 @@ class Choice:
     host: str = ""
     on_disconnect: OnDisconnect = "fallback"
     fallback_when_refused: bool = False
+    checks: bool = False
 
 
 APP = Choice("")
@@ -205,5 +208,6 @@ Http2Maker = Callable[[Hop, bytes, bool], Router]
 
 The bytes are what the default upstream has said already and the client has not been told: its SETTINGS, perhaps. True:
 the client's connection was upgraded by the default upstream's 101 (RFC 7540, 3.2), so that stream 1 is the upgrade
-request, half-closed by the client, which the default upstream is about to answer.
+request, half-closed by the client, which the default upstream is about to answer. That the default upstream could not
+be reached is told as `upstream_lost` before anything else.
 """

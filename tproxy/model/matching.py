@@ -48,6 +48,11 @@ class Chooser(Generic[T]):
             names.add(BAGGAGE)
         self._wanted = frozenset(names)
 
+    @property
+    def wanted(self) -> frozenset[bytes]:
+        """The header fields that are looked at, in lower case."""
+        return self._wanted
+
     def choose(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> T | None:
         """The result for a request with this method, request target (or `:path`) and these header fields, if any."""
         fields: dict[bytes, list[bytes]] = {}

@@ -7,7 +7,7 @@ from tproxy_node.desired import Failure, Route, View, desire
 
 from tests.unit.node.objects import intercept, pod, session
 from tproxy.model.intercept import NodeState, Target
-from tproxy.model.match import Match
+from tproxy.model.match import HeaderMatch, Match
 from tproxy.model.pod import Pod, Service
 
 ALICE = Route("uid-web-1a2b", "uid-alice", "shop/web-1a2b")
@@ -89,7 +89,6 @@ def test_a_pod_on_its_way_out_is_kept_but_not_begun() -> None:
 
 
 def test_what_this_version_cannot_do_is_refused() -> None:
-    assert verdict(view(intercepts=[intercept(match=Match(method="GET"))])) == (NodeState.REFUSED, "MatchUnsupported")
     assert verdict(view(intercepts=[intercept(protocol="UDP")])) == (NodeState.REFUSED, "ProtocolUnsupported")
 
 
@@ -166,3 +165,31 @@ class TestConflicts:
             80: "uid-alice",
             443: "uid-bob",
         }
+
+
+def test_personal_intercepts_share_a_port_in_order() -> None:
+    ada = intercept("ada", match=Match(method="GET"))
+    eve = intercept("eve", of="bob", match=Match((HeaderMatch("x-user", "eve"),), method="POST"))
+    seen = view(
+        intercepts=[intercept(), ada, eve],
+        sessions=[session(), session("bob")],
+        live=frozenset({"uid-alice", "uid-bob"}),
+    )
+    route = desire(seen).routes["uid-web-1"][80]
+    assert [choice.name for _, choice in route.personal] == ["shop/eve", "shop/ada"]
+    assert (route.intercept, str(route)) == (ALICE.intercept, "shop/eve+shop/ada+shop/web-1a2b")
+    # One whose laptop is away is no part of it, and alone it is no reason to be in the way.
+    away = replace(seen, live=frozenset({"uid-bob"}))
+    assert [choice.name for _, choice in desire(away).routes["uid-web-1"][80].personal] == ["shop/eve"]
+    assert desire(away).routes["uid-web-1"][80].intercept == ""
+    assert desire(replace(seen, live=frozenset())).routes == {}
+
+
+def test_a_personal_intercept_is_ready_whatever_others_do() -> None:
+    ada = intercept("ada", match=Match(method="GET"))
+    alone = view(intercepts=[ada])
+    steered = desire(alone).routes
+    assert verdict(alone, ada.uid) == (NodeState.PENDING, "Attaching")
+    joined = view(intercepts=[ada, intercept()], steered=steered)
+    assert verdict(joined, ada.uid) == (NodeState.READY, "")
+    assert verdict(joined) == (NodeState.PENDING, "Attaching")

@@ -1,0 +1,1 @@
+"""Ports with personal intercepts: joins the routers of `tproxy.http` with sockets and tunnels."""

@@ -1,0 +1,105 @@
+"""One client's connection to a port with personal intercepts, and everything behind it."""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tproxy.http.opening import Opening
+from tproxy.http.port import APP, Choice, Matcher, Router, Upstream
+from tproxy.http.raw import Raw
+from tproxy.model.flow import Address
+from tproxy_node.personal.ends import AppEnd, ClientEnd
+from tproxy_node.personal.laptops import LaptopEnd
+
+if TYPE_CHECKING:
+    from tproxy_node.personal.ports import PersonalPorts
+
+log = logging.getLogger(__name__)
+
+
+class ClientHop:
+    """A `Hop`."""
+
+    now = staticmethod(time.monotonic)
+
+    def __init__(
+        self, ports: "PersonalPorts", transport: asyncio.Transport, source: Address, destination: Address
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.record = ports.record
+        self.client = ClientEnd(self, transport)
+        self._ports = ports
+        self._timer: asyncio.TimerHandle | None = None
+        self._upstreams: set[AppEnd | LaptopEnd] = set()
+        self._matcher: Matcher = ports.matcher(destination.port)
+        self.router: Router
+        self.default: AppEnd | LaptopEnd
+
+    def start(self) -> None:
+        """Begin: the default upstream is opened, and the client listened to."""
+        self.default = self._open_default()
+        self.become(Opening(self, self._ports.http2))
+
+    @property
+    def matcher(self) -> Matcher:
+        """As of now."""
+        return self._matcher
+
+    @matcher.setter
+    def matcher(self, matcher: Matcher) -> None:
+        self._matcher = matcher
+
+    def open(self, choice: Choice) -> Upstream | None:
+        """See `Hop`."""
+        if choice is APP:
+            return self._ports.open_app(self)
+        return self._ports.open_laptop(self, choice.session, choice.intercept, pooled=True)
+
+    def reopen(self) -> Upstream:
+        """See `Hop`."""
+        self.default = self._open_default()
+        return self.default
+
+    def _open_default(self) -> AppEnd | LaptopEnd:
+        route = self._ports.route(self.destination.port)
+        if route is not None and route.intercept:
+            laptop = self._ports.open_laptop(self, route.session, route.intercept, pooled=False)
+            if laptop is not None:
+                return laptop
+        return self._ports.open_app(self)
+
+    def splice(self, upstream: Upstream) -> None:
+        """See `Hop`."""
+        self.wake(None)
+        if upstream is not self.default:
+            self.default.close()
+        eof = isinstance(upstream, AppEnd | LaptopEnd) and upstream.eof
+        self.become(Raw(self, upstream, self.client.eof, eof))
+
+    def become(self, router: Router) -> None:
+        """See `Hop`."""
+        self.router = router
+        self.client.listen(router)
+
+    def wake(self, seconds: float | None) -> None:
+        """See `Hop`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._woken)
+
+    def _woken(self) -> None:
+        self._timer = None
+        self.router.timeout()
+
+    def ended(self) -> None:
+        """The client's connection is gone."""
+        self.wake(None)
+        self._ports.left(self)
+
+    def app_ended(self, app: AppEnd) -> None:
+        """A connection to the app is gone."""
+        self._ports.app_ended(app)

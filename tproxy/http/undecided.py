@@ -1,0 +1,61 @@
+"""The beginning of a request whose rest has not come: what may be held back, and for how long."""
+
+import re
+
+from tproxy.http.answers import END_OF_HEAD
+from tproxy.http.head import MAX_HEAD, RequestReader
+
+HOLD_SECONDS = 0.5
+"""A request whose head stops arriving is shown to the default upstream after so long, which may care."""
+
+_BEGINNING = re.compile(
+    rb"[A-Z\-]{1,32}+(?: (?:[!-~]++(?: (?:H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01]\r?)?)?)?)?)?)?)?)?)?)?)?"
+)
+
+
+class Undecided:
+    """Bytes of the client which nobody has been given, save for the first `shown` of them."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+        self._bytes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def add(self, data: bytes) -> bool:
+        """More of the same. True if there is a whole head in them now."""
+        searched = max(len(self._bytes) - 3, 0)
+        self._bytes += data
+        return self._bytes.find(END_OF_HEAD, searched) >= 0
+
+    def take(self) -> bytes:
+        """All of them, to be decided or passed on."""
+        data = bytes(self._bytes)
+        self._bytes.clear()
+        return data
+
+    def peek(self) -> bytes:
+        """All of them, which stay."""
+        return bytes(self._bytes)
+
+    def unshown(self, data: bytes) -> bytes:
+        """What the default upstream has not got of `data`, which begins where these bytes do, and is passed on now."""
+        if not self.shown:
+            return data
+        cut = min(self.shown, len(data))
+        self.shown -= cut
+        return data[cut:]
+
+    @property
+    def promising(self) -> bool:
+        """Whether they can become the head of a request."""
+        held = self._bytes
+        if len(held) >= MAX_HEAD:
+            return False
+        if held == b"\r":
+            return True
+        if held.find(b"\n") >= 0:
+            return RequestReader.is_line(held)
+        found = _BEGINNING.match(held)
+        return found is not None and found.end() == len(held)

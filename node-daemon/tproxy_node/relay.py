@@ -182,10 +182,11 @@ class PodRelay:
         await self.pool.start()
 
     def takes(self, route: Route) -> bool:
-        """Whether the laptop can get one more connection now."""
+        """Whether there is room for one more connection that is routed like this."""
         relay = self._relay
-        room = not relay.full and relay.by_session[route.session] < relay.limits.per_session
-        return room and relay.pick(route.session) is not None
+        if relay.full or not route.intercept:
+            return not relay.full
+        return relay.by_session[route.session] < relay.limits.per_session and relay.pick(route.session) is not None
 
     def adopt(self, sock: socket.socket) -> None:
         """Serve a connection like one that has just been accepted."""

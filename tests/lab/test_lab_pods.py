@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from tproxy.kube.port import DEPLOYMENTS, PODS
+from tproxy.kube.port import CONFIGMAPS, DEPLOYMENTS, PODS
 from tproxy.lab import cgroup
-from tproxy.lab.api.resources import CONFIGMAPS
 
 
 def pod(name: str, command: list[str], container: str = "{}", **spec: object) -> str:

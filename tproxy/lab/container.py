@@ -10,18 +10,21 @@ import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tproxy.env.spec import Lookup, command_line, environment
 from tproxy.errors import TproxyError
 from tproxy.kube.port import Object
 from tproxy.lab import cgroup, probes
 from tproxy.lab.api.store import now
-from tproxy.lab.environment import ConfigMaps, command_line, environment
+from tproxy.lab.enter import enter
 from tproxy.lab.logs import open_log
 from tproxy.lab.probes import Probe, Prober, Threshold
 from tproxy.lab.process import Process
 from tproxy.lab.sandbox import Sandbox
+from tproxy.lab.volumes import PodVolumes
 from tproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -38,13 +41,14 @@ _REAP_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a container runs: its pod's sandbox and cgroup, its node's prober, and its defaults."""
+    """Where a container runs: its pod's sandbox, cgroup and volumes, its node's prober, and its defaults."""
 
     sandbox: Sandbox
     group: Path
     prober: Callable[[Callable[[Sequence[str]], Any]], Prober]
     base_environment: Mapping[str, str]
     working_directory: str
+    volumes: PodVolumes
 
 
 class Container:
@@ -56,7 +60,7 @@ class Container:
         restart_policy: str,
         grace_seconds: float,
         log_path: Path,
-        config_maps: ConfigMaps,
+        lookup: Lookup,
         changed: Callable[[], None],
     ) -> None:
         self.name: str = spec["name"]
@@ -69,7 +73,7 @@ class Container:
         self._restart_policy = restart_policy
         self._grace_seconds = grace_seconds
         self._log_path = log_path
-        self._config_maps = config_maps
+        self._lookup = lookup
         self._changed = changed
         self._id = ""
         self._group: Path | None = None
@@ -145,7 +149,7 @@ class Container:
         return self._restart_policy == "Always" or (self._restart_policy == "OnFailure" and self._exit_code != 0)
 
     async def _run_once(self, place: Place, pod: Object) -> None:
-        variables = environment(place.base_environment, self._spec, pod, self._config_maps)
+        variables = environment(place.base_environment, self._spec, pod, self._lookup)
         arguments = command_line(self._spec, variables)
         ports = {port["name"]: port["containerPort"] for port in self._spec.get("ports") or () if port.get("name")}
         readiness, liveness = (
@@ -157,7 +161,8 @@ class Container:
         group = place.group / identity
         group.mkdir(parents=True)
         with open_log(self._log_path) as output:
-            process = Process.start(place.sandbox.command(arguments, directory), group, variables, output.fileno())
+            line = place.sandbox.command(arguments, directory, partial(place.volumes.command, self._spec, variables))
+            process = Process.start(line, group, variables, output.fileno())
         self._id, self._group, self.process, self._kill_reason = identity, group, process, ""
         self._state = {"running": {"startedAt": now()}}
         self.ready = readiness is None
@@ -210,9 +215,9 @@ class Container:
             await process.wait()
 
     async def _execute(self, place: Place, command: Sequence[str], directory: str, variables: Mapping[str, str]) -> int:
-        if self._group is None:
+        if self._group is None or self.process is None:
             raise OSError("the container does not run")
-        process = Process.start(place.sandbox.command(command, directory), self._group, variables)
+        process = Process.start(enter(self.process.pid, command, directory), self._group, variables)
         try:
             return await process.wait()
         finally:

@@ -1,13 +1,16 @@
 """The command line that runs something inside the namespaces of another process. Nothing in it forks."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tproxy.errors import TproxyError
 from tproxy.lab.layout import PATH
 
+Prepare = Callable[[Sequence[str]], list[str]]
+"""Makes a command line one that does something first, in the namespaces but before the directory is entered."""
 
-def enter(holder: int, command: Sequence[str], directory: str) -> list[str]:
+
+def enter(holder: int, command: Sequence[str], directory: str, prepare: Prepare = list) -> list[str]:
     """The command line that runs `command` in the namespaces of process `holder`."""
     return [
         tool("nsenter"),
@@ -15,9 +18,7 @@ def enter(holder: int, command: Sequence[str], directory: str) -> list[str]:
         "--net",
         "--mount",
         "--uts",
-        tool("env"),
-        f"--chdir={directory}",
-        *command,
+        *prepare([tool("env"), f"--chdir={directory}", *command]),
     ]
 
 

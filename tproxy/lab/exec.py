@@ -93,7 +93,7 @@ def _pod(facts: Facts, namespace: str, name: str, container: str) -> Entrance:
     environment = dict(variable.split("=", 1) for variable in variables if "=" in variable)
     if "TERM" in os.environ:
         environment.setdefault("TERM", os.environ["TERM"])
-    return Entrance(pod["holder"], group, environment, os.readlink(f"/proc/{pid}/cwd"))
+    return Entrance(pid, group, environment, os.readlink(f"/proc/{pid}/cwd"))
 
 
 def find_pod(facts: Facts, namespace: str, name: str) -> Any:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 
 from tproxy.kube.errors import NotFoundError, StaleError
-from tproxy.kube.port import NODES, PODS, Applied, Object, Removed
+from tproxy.kube.port import CONFIGMAPS, NODES, PODS, SECRETS, Applied, Object, Removed, Resource
 from tproxy.lab import logs
 from tproxy.lab.api.errors import BadRequestError
 from tproxy.lab.api.store import Store, now
@@ -31,6 +31,8 @@ class Kubelet:
         self._context.store.create(NODES, self._node_object())
         self._tasks.start(self._follow(), "pods")
         self._tasks.start(self._cut_logs(), "logs")
+        for resource in (CONFIGMAPS, SECRETS):
+            self._tasks.start(self._follow_sources(resource), resource.plural)
 
     async def close(self) -> None:
         """Stop following; what runs goes on running."""
@@ -50,6 +52,12 @@ class Kubelet:
                     self._begin(pod)
                 case Removed(pod):
                     self._forced(pod)
+
+    async def _follow_sources(self, resource: Resource) -> None:
+        async for event in self._context.store.watch(resource):
+            if isinstance(event, Applied):
+                for runner in list(self._runners.values()):
+                    runner.refresh_volumes()
 
     def _begin(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]

@@ -72,6 +72,10 @@ class Layout:
         """Files of a place: its part of /etc, and on the laptop the XDG directories."""
         return self.state / "places" / place
 
+    def volume_directory(self, uid: str) -> Path:
+        """A pod's volumes."""
+        return self.state / "volumes" / uid
+
     def log_directory(self, namespace: str, pod: str, uid: str) -> Path:
         """Captured output of a pod's containers, `<container>.log` each."""
         return self.state / "logs" / f"{namespace}_{pod}_{uid}"

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tproxy.env.spec import data_of
 from tproxy.errors import TproxyError
 from tproxy.kube.errors import NotFoundError, StaleError
-from tproxy.kube.port import PODS, Object
+from tproxy.kube.port import CONFIGMAPS, PODS, SECRETS, Object
 from tproxy.lab import cgroup, logs, network
 from tproxy.lab.addresses import Node, PodAddresses
-from tproxy.lab.api.resources import CONFIGMAPS
 from tproxy.lab.api.store import Store, now
 from tproxy.lab.container import Container, Place
 from tproxy.lab.layout import PATH, Layout
@@ -26,11 +26,13 @@ from tproxy.lab.probes import Prober
 from tproxy.lab.process import run
 from tproxy.lab.records import Records
 from tproxy.lab.sandbox import Sandbox, cluster_resolv_conf, write_etc
+from tproxy.lab.volumes import PodVolumes
 from tproxy.netns.handle import Netns
 from tproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
+_SOURCES = {"ConfigMap": CONFIGMAPS, "Secret": SECRETS}
 _RETRY_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
 
@@ -66,6 +68,7 @@ class PodRunner:
         self._published: Object = {}
         self._trouble = ""
         self._ending = False
+        self._volumes = PodVolumes(context.layout.volume_directory(self.uid), self._etc, self._pod, self._lookup)
         self._logs = context.layout.log_directory(self._namespace, self._name, self.uid)
         self._containers = [
             Container(
@@ -73,7 +76,7 @@ class PodRunner:
                 pod["spec"].get("restartPolicy", "Always"),
                 float(pod["spec"].get("terminationGracePeriodSeconds", 30)),
                 self._logs / f"{spec['name']}.log",
-                self._config_map,
+                self._lookup,
                 self._publish,
             )
             for spec in pod["spec"]["containers"]
@@ -98,6 +101,7 @@ class PodRunner:
         await self._tasks.close()
         await self._drop_sandbox()
         self._context.records.set_pod(self.uid, None)
+        self._volumes.remove()
         shutil.rmtree(self._etc, ignore_errors=True)
         shutil.rmtree(self._logs, ignore_errors=True)
 
@@ -105,6 +109,11 @@ class PodRunner:
         """Send SIGKILL to everything in it; `stop` is still needed."""
         self._ending = True
         cgroup.kill(self._group)
+
+    def refresh_volumes(self) -> None:
+        """A ConfigMap or Secret has changed."""
+        if self._sandbox is not None:
+            self._volumes.refresh()
 
     def cut_logs(self) -> None:
         """Bring the containers' logs back to their limit."""
@@ -141,6 +150,7 @@ class PodRunner:
             lambda execute: Prober(self._context.netns, self._addresses[0], execute),
             self._base_environment(),
             self._context.working_directory,
+            self._volumes,
         )
         running = Tasks(f"lab-pod-{self._namespace}/{self._name}")
         try:
@@ -165,6 +175,7 @@ class PodRunner:
             hosts = [(address, self._name) for address in self._addresses]
             await network.create_netns([netns])
             network.configure(netns, forwarding=False)
+        self._volumes.make()
         write_etc(self._etc, cluster_resolv_conf(self._namespace), hosts)
         group = self._group / secrets.token_hex(32)
         group.mkdir(parents=True)
@@ -230,12 +241,11 @@ class PodRunner:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def _config_map(self, name: str) -> Mapping[str, str] | None:
+    def _lookup(self, kind: str, name: str) -> Mapping[str, bytes] | None:
         try:
-            data: Mapping[str, str] = self._context.store.get(CONFIGMAPS, name, self._namespace).get("data") or {}
+            return data_of(self._context.store.get(_SOURCES[kind], name, self._namespace))
         except NotFoundError:
             return None
-        return data
 
     def _publish(self) -> None:
         """Tell the records, then the API, how the pod is."""

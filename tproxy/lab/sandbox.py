@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tproxy.errors import TproxyError
 from tproxy.lab.addresses import CLUSTER_DOMAIN, DNS_SERVICE
-from tproxy.lab.enter import enter, tool
+from tproxy.lab.enter import Prepare, enter, tool
 from tproxy.lab.layout import NETNS, PATH
 from tproxy.lab.process import Process
 from tproxy.netns.handle import Netns
@@ -75,9 +75,12 @@ class Sandbox:
             raise TproxyError(f"cannot hold the namespaces of {hostname}: {said.strip()[:512]}")
         return cls(holder, handle)
 
-    def command(self, command: Sequence[str], directory: str) -> list[str]:
-        """`command` as run inside, in `directory`; nothing forks, so the process that starts this becomes it."""
-        return enter(self.holder.pid, command, directory)
+    def command(self, command: Sequence[str], directory: str, prepare: Prepare = list) -> list[str]:
+        """`command` as run inside, in `directory`; nothing forks, so the process that starts this becomes it.
+
+        `prepare` wraps what then runs inside.
+        """
+        return enter(self.holder.pid, command, directory, prepare)
 
     async def close(self) -> None:
         """End the holder. Idempotent."""

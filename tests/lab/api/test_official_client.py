@@ -12,7 +12,7 @@ from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ProtocolError
 
-from tproxy.lab.api.resources import CONFIGMAPS
+from tproxy.kube.port import CONFIGMAPS
 
 from .conftest import HISTORY, Server
 

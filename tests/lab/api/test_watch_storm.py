@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tproxy.kube.port import CONFIGMAPS
 from tproxy.lab.api import watching
-from tproxy.lab.api.resources import CONFIGMAPS
 from tproxy.lab.api.store import Store
 
 from .conftest import HISTORY, Server

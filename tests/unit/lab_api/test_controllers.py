@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tproxy.kube.port import (
+    CONFIGMAPS,
     DEPLOYMENTS,
     ENDPOINTSLICES,
     INTERCEPTS,
@@ -16,7 +17,6 @@ from tproxy.kube.port import (
     Object,
     Resource,
 )
-from tproxy.lab.api.resources import CONFIGMAPS
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import deployments, endpointslices, garbage, loop, scheduler
 from tproxy.tasks import Tasks

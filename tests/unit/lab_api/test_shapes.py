@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tproxy.errors import TproxyError
-from tproxy.kube.port import DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES, Object, Resource
+from tproxy.kube.port import CONFIGMAPS, DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES, Object, Resource
 from tproxy.lab.api import admission
-from tproxy.lab.api.resources import CONFIGMAPS, builtin_kinds
+from tproxy.lab.api.resources import builtin_kinds
 from tproxy.lab.api.store import Store
 from tproxy.lab.api.table import table
 from tproxy.lab.controllers import loop

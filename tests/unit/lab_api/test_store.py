@@ -8,6 +8,7 @@ import pytest
 from tproxy.errors import DeniedError, InvalidError
 from tproxy.kube.errors import AlreadyExistsError, NotFoundError, StaleError
 from tproxy.kube.port import (
+    CONFIGMAPS,
     NAMESPACES,
     NODES,
     PODS,
@@ -19,7 +20,6 @@ from tproxy.kube.port import (
     WatchEvent,
 )
 from tproxy.lab.api.errors import ExpiredError
-from tproxy.lab.api.resources import CONFIGMAPS
 from tproxy.lab.api.store import Store
 
 

@@ -1,9 +1,10 @@
 """What a cluster does to built-in objects on their way in: defaults, the checks that people run into, addresses."""
 
+import base64
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, PODS, SERVICES, Object
+from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, PODS, SECRETS, SERVICES, Object
 from tproxy.lab.api import schema, shapes
 from tproxy.lab.api.errors import Cause, InvalidObjectError, invalid_value
 from tproxy.lab.api.resources import Kind
@@ -41,6 +42,8 @@ def complete(kind: Kind, obj: Object, before: Object | None) -> None:
         causes = list(_complete_deployment(obj["spec"], before))
     elif resource == SERVICES:
         causes = list(_complete_service(obj["spec"]))
+    elif resource == SECRETS:
+        _complete_secret(obj)
     if causes:
         raise InvalidObjectError(resource, obj["metadata"]["name"], causes)
 
@@ -67,6 +70,13 @@ def _complete_pod(spec: Object) -> None:
     for container in spec["containers"]:
         for port in container.get("ports") or []:
             port.setdefault("protocol", "TCP")
+
+
+def _complete_secret(secret: Object) -> None:
+    """`stringData` is for writing only."""
+    secret.setdefault("type", "Opaque")
+    for key, value in secret.pop("stringData", {}).items():
+        secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
 
 
 def _complete_deployment(spec: Object, before: Object | None) -> Iterator[Cause]:

@@ -8,9 +8,17 @@ from typing import Any
 import yaml
 
 from tproxy.errors import ClusterError
-from tproxy.kube.port import DEPLOYMENTS, ENDPOINTSLICES, NAMESPACES, NODES, PODS, SERVICES, Resource
-
-CONFIGMAPS = Resource("", "v1", "configmaps", "ConfigMap")
+from tproxy.kube.port import (
+    CONFIGMAPS,
+    DEPLOYMENTS,
+    ENDPOINTSLICES,
+    NAMESPACES,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    Resource,
+)
 
 CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "crds"
 """The chart's own definitions, so that the lab refuses what a cluster with the chart refuses."""
@@ -46,6 +54,7 @@ def builtin_kinds() -> list[Kind]:
         Kind(PODS, ("po",), ("all",), status=True),
         Kind(SERVICES, ("svc",), ("all",), status=True),
         Kind(CONFIGMAPS, ("cm",)),
+        Kind(SECRETS),
         Kind(DEPLOYMENTS, ("deploy",), ("all",), status=True),
         Kind(ENDPOINTSLICES),
     ]

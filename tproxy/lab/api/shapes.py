@@ -7,8 +7,7 @@ out, so that whoever reads the store need not doubt what it finds. Fields that a
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.kube.port import DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES, Resource
-from tproxy.lab.api.resources import CONFIGMAPS
+from tproxy.kube.port import CONFIGMAPS, DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SECRETS, SERVICES, Resource
 
 Shape = dict[str, Any]
 
@@ -42,11 +41,13 @@ _CONTAINER_STATUS = _object(
 _CONTAINER_PORT = _object(
     "containerPort", containerPort=_PORT, name=_TEXT, protocol={"type": "string", "enum": ["TCP", "UDP", "SCTP"]}
 )
+_MOUNTS = _list(_object("name mountPath", name=_TEXT, mountPath=_TEXT, subPath=_TEXT))
 _POD_SPEC = _object(
     "containers",
-    containers=_list(_object("name", name=_TEXT, ports=_list(_CONTAINER_PORT)), minimum=1),
+    containers=_list(_object("name", name=_TEXT, ports=_list(_CONTAINER_PORT), volumeMounts=_MOUNTS), minimum=1),
     nodeName=_TEXT,
     nodeSelector=_TEXTS,
+    volumes=_list(_object("name", name=_TEXT)),
     terminationGracePeriodSeconds={"type": "integer", "minimum": 0},
 )
 _SERVICE_PORT = _object(
@@ -103,4 +104,5 @@ SHAPES: Mapping[Resource, Shape] = {
         ),
     ),
     CONFIGMAPS: _object(data=_TEXTS, binaryData=_TEXTS),
+    SECRETS: _object(data=_TEXTS, stringData=_TEXTS, type=_TEXT),
 }

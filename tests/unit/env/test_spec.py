@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tproxy.env.spec import command_line, environment, expand, field
 from tproxy.errors import InvalidError
-from tproxy.lab.environment import command_line, environment, expand, field
 
 POD = {
     "metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}},
@@ -14,7 +14,7 @@ POD = {
 }
 
 
-def no_maps(name: str) -> None:
+def no_maps(kind: str, name: str) -> None:
     return None
 
 
@@ -63,12 +63,18 @@ def test_references_to_fields_and_config_maps() -> None:
         "envFrom": [{"configMapRef": {"name": "settings"}, "prefix": "S_"}],
         "env": [
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}},
             {"name": "COLOUR", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "colour"}}},
             {"name": "NONE", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y", "optional": True}}},
         ],
     }
-    found = environment({}, container, POD, {"settings": {"colour": "green"}}.get)
-    assert found == {"S_colour": "green", "IP": "10.244.1.2", "COLOUR": "green"}
+    objects = {("ConfigMap", "settings"): {"colour": b"green"}, ("Secret", "keys"): {"k": b"\xff"}}
+
+    def lookup(kind: str, name: str) -> dict[str, bytes] | None:
+        return objects.get((kind, name))
+
+    found = environment({}, container, POD, lookup)
+    assert found == {"S_colour": "green", "IP": "10.244.1.2", "KEY": "\udcff", "COLOUR": "green"}
 
 
 @pytest.mark.parametrize(

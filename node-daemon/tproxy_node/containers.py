@@ -25,6 +25,7 @@ from tproxy.netns.rooted import mounted, names_in, open_beneath, open_in_root, r
 
 _DATA = "..data"
 _KUBELETS_DIRECTORY = re.compile(r"/\.\.\d{4}_\d\d_\d\d_[^/]+(/|$)")
+_KUBELETS_ENTRIES = 4  # `..data` and the directories behind it
 _MAX_DEPTH = 16
 _TRIES = 5
 _LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
@@ -216,7 +217,9 @@ def _is_kubelets(named: int) -> bool:
 def _collect_directory(volume: int, inside: str, path: str, found: _Collected, depth: int) -> None:
     """Add the files of the directory `inside` a volume, which is called `path` in the container."""
     with _closing(open_beneath(volume, inside or ".")) as directory:
-        names = sorted(names_in(directory, MAX_FILES))
+        names = sorted(names_in(directory, MAX_FILES + _KUBELETS_ENTRIES + 1))
+    if len(names) > MAX_FILES + _KUBELETS_ENTRIES:
+        raise TooLargeError(f"it has more than {MAX_FILES} files")
     for name in names:
         if not inside and name.startswith(".."):
             continue  # the kubelet's own: every file is reached by its name

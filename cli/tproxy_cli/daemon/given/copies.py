@@ -68,7 +68,8 @@ class FileCopies:
         for name in list(self._copies):
             if name not in self._session.held or self._session.ended:
                 self._end(self._copies.pop(name))
-        await asyncio.gather(*self._ending)
+        if self._ending:
+            await asyncio.wait(self._ending)  # which goes on even if nobody waits any more
 
     def trouble(self, name: str) -> str:
         """Why an intercept's copy is not up to date, or empty."""

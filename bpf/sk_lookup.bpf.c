@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * Hands new TCP connections of intercepted ports to the node daemon's listener.
+ * Hands new TCP connections, or UDP datagrams, of intercepted ports to the node daemon's sockets.
  *
- * Runs where the kernel looks for a listening socket: once per connection, never for an established one, for
- * packets from outside and over loopback alike. It only ever selects a socket or does nothing. Doing nothing means
- * that the app gets the connection, as if tproxy did not exist: that is what every doubt below comes to (fail open).
+ * Runs where the kernel looks for a listening socket: once per connection, never for an established one, and once per
+ * datagram, never for a connected socket's; for packets from outside and over loopback alike. It only ever selects a
+ * socket or does nothing. Doing nothing means that the app gets the packet, as if tproxy did not exist: that is what
+ * every doubt below comes to (fail open).
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -105,6 +106,37 @@ static int is_passed(const struct bpf_sk_lookup *ctx)
 	return bpf_map_lookup_elem(&tproxy_passed, &passed) != NULL;
 }
 
+static int steer(struct bpf_sk_lookup *ctx, struct tproxy_counters *counters)
+{
+	enum tproxy_listener key = ctx->family == AF_INET ? TPROXY_LISTENER_IP4 : TPROXY_LISTENER_IP6;
+	struct bpf_sock *listener;
+	long failed;
+
+	/* Nobody serves our socket right now: the daemon hangs, or has not begun. The app serves. */
+	if (!lease_holds()) {
+		counters->lease_expired++;
+		return SK_PASS;
+	}
+
+	/* No socket for this family, or it closed under us: the app serves. */
+	listener = bpf_map_lookup_elem(&tproxy_listen, &key);
+	if (!listener) {
+		counters->no_listener++;
+		return SK_PASS;
+	}
+
+	/* An older program on this namespace may have chosen already; the last one attached wins. */
+	failed = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_REPLACE);
+	bpf_sk_release(listener);
+
+	/* A socket that the kernel will not take, for instance while it is closing: the app serves. */
+	if (failed)
+		counters->no_listener++;
+	else
+		counters->steered++;
+	return SK_PASS;
+}
+
 SEC("sk_lookup")
 int tproxy_lookup(struct bpf_sk_lookup *ctx)
 {
@@ -113,9 +145,6 @@ int tproxy_lookup(struct bpf_sk_lookup *ctx)
 		.protocol = IPPROTO_TCP,
 	};
 	struct tproxy_counters *counters;
-	struct bpf_sock *listener;
-	enum tproxy_listener key;
-	long failed;
 
 	/* UDP and whatever comes later: not ours, the app's. */
 	if (ctx->protocol != IPPROTO_TCP)
@@ -138,30 +167,27 @@ int tproxy_lookup(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	}
 
-	/* Nobody serves our listener right now: the daemon hangs, or has not begun. The app serves. */
-	if (!lease_holds()) {
-		counters->lease_expired++;
+	return steer(ctx, counters);
+}
+
+/* Attached only where a UDP port is intercepted. The daemon sends nothing to the app by UDP, so nothing is exempt. */
+SEC("sk_lookup")
+int tproxy_udp(struct bpf_sk_lookup *ctx)
+{
+	struct tproxy_port port = {
+		.number = (__u16)ctx->local_port,
+		.protocol = IPPROTO_UDP,
+	};
+	struct tproxy_counters *counters;
+
+	if (ctx->protocol != IPPROTO_UDP)
 		return SK_PASS;
-	}
 
-	/* No listener for this family, or it closed under us: the app serves. */
-	key = ctx->family == AF_INET ? TPROXY_LISTENER_IP4 : TPROXY_LISTENER_IP6;
-	listener = bpf_map_lookup_elem(&tproxy_listen, &key);
-	if (!listener) {
-		counters->no_listener++;
+	counters = bpf_map_lookup_elem(&tproxy_ports, &port);
+	if (!counters)
 		return SK_PASS;
-	}
 
-	/* An older program on this namespace may have chosen already; the last one attached wins. */
-	failed = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_REPLACE);
-	bpf_sk_release(listener);
-
-	/* A listener that the kernel will not take, for instance while it is closing: the app serves. */
-	if (failed)
-		counters->no_listener++;
-	else
-		counters->steered++;
-	return SK_PASS;
+	return steer(ctx, counters);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

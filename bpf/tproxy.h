@@ -11,10 +11,10 @@
 /* A port of the pod that is steered while it has an entry. */
 struct tproxy_port {
 	__u16 number;   /* host order */
-	__u16 protocol; /* IPPROTO_TCP */
+	__u16 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
 };
 
-/* What happened to new connections of one port, one copy per CPU. */
+/* What happened to new connections, or to datagrams, of one port, one copy per CPU. */
 struct tproxy_counters {
 	__u64 steered;
 	__u64 own;
@@ -37,7 +37,7 @@ struct tproxy_passed {
 	__u16 family;
 };
 
-/* Keys of the listener map. */
+/* Keys of the listener map: one attachment is about one protocol. */
 enum tproxy_listener {
 	TPROXY_LISTENER_IP4,
 	TPROXY_LISTENER_IP6,

@@ -20,14 +20,15 @@ from pathlib import Path
 from tproxy.model.flow import Address
 from tproxy.netns.addresses import IPAddress
 from tproxy.netns.handle import Netns
+from tproxy.steer.datagrams import RawAnswers, prepare
 from tproxy.steer.diagnosis import explain_plainly
 from tproxy.steer.emptying import emptied
 from tproxy.steer.ipset import IpSets, adding
 from tproxy.steer.iptables_client import Rules
 from tproxy.steer.iptables_layout import OWN_MARK, Names
-from tproxy.steer.listeners import open_listeners
+from tproxy.steer.listeners import open_listeners, open_receivers
 from tproxy.steer.peername import open_names
-from tproxy.steer.port import Attachment, Counters, SteeredPort
+from tproxy.steer.port import Answers, Attachment, Counters, Datagrams, SteeredPort
 from tproxy.steer.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -45,28 +46,16 @@ class _Marks:
         """Goes with the socket."""
 
 
-class TproxyAttachment:
-    """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for."""
+class _Steered:
+    """What attachments of either protocol have in common: rules and sets, and the ports that they steer."""
 
-    def __init__(
-        self,
-        netns: Netns,
-        sets: IpSets,
-        names: Names,
-        listeners: Sequence[socket.socket],
-        sources: Sources,
-    ) -> None:
+    def __init__(self, netns: Netns, sets: IpSets, names: Names) -> None:
         self._netns = netns
-        self._sources = sources
         self._sets = sets
         self._names = names
-        self._listeners = tuple(listeners)
-        self._listening = {listener.getsockname()[:2] for listener in listeners}
         self._ports: frozenset[SteeredPort] = frozenset()
         self._made: set[SteeredPort] = set()
         self._past: dict[int, Counters] = {}  # of what the kernel no longer knows
-        self._passed: set[tuple[IPAddress, int]] = set()
-        self._passed_past: collections.Counter[int] = collections.Counter()
         self._message = (0, b"")  # what renews for how many seconds
         self._deadline = 0.0
         self._rules: Rules | None = None
@@ -79,14 +68,6 @@ class TproxyAttachment:
         """`rules` steer; `resources` are what `close` gives back, everything given before included."""
         self._rules = rules
         self._resources = resources
-
-    @property
-    def backend(self) -> str:
-        return NAME
-
-    @property
-    def listeners(self) -> Sequence[socket.socket]:
-        return self._listeners
 
     @property
     def ports(self) -> frozenset[SteeredPort]:
@@ -111,54 +92,16 @@ class TproxyAttachment:
         if port not in self._made:
             self._sets.create_port(member, port.port)
             self._made.add(port)
-        for name in (self._names.own, self._names.late, self._names.steered):
+        for name in self._names.counting:
             self._sets.run(adding(name, [member]))
 
     def _remove(self, port: SteeredPort) -> None:
         member = self._names.port(port.port)
         self._sets.delete(self._names.lease, member)
         self._past |= self._counted(port)
-        for name in (self._names.own, self._names.late, self._names.steered):
+        for name in self._names.counting:
             self._sets.delete(name, member)
         self._ports -= {port}
-
-    def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
-        if self._stopped or self._taken_over:
-            return True  # nothing is steered
-        wanted = {(_address(host), port) for host, port in connections}
-        with self._unless_taken_over():
-            for source, port in wanted - self._passed:
-                self._sets.add_source(self._passed_set(source), source, port)
-                self._passed.add((source, port))
-            if self._passed != wanted:
-                before = self._passed_packets()
-                for source, port in self._passed - wanted:
-                    self._sets.delete_source(self._passed_set(source), source, port)
-                    self._passed.discard((source, port))
-                # Their counts went with them.
-                self._passed_past += before - self._passed_packets()
-        return True
-
-    def _passed_set(self, source: IPAddress) -> str:
-        return self._names.passed(socket.AF_INET if source.version == 4 else socket.AF_INET6)
-
-    def _passed_packets(self) -> collections.Counter[int]:
-        """Of the sources there are now, by port."""
-        families = (socket.AF_INET, socket.AF_INET6)
-        return sum((self._sets.packets_to(self._names.passed(one)) for one in families), collections.Counter())
-
-    @property
-    def shows_clients(self) -> bool:
-        return self._sources.shows_clients
-
-    def upstream(self, client: Address, destination: Address) -> socket.socket:
-        if (destination.host, destination.port) in self._listening:
-            # Somebody inside the pod tries our own listener: passed on, it would come back to us for ever.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "this is our own listener")
-        return self._sources.connect(client, destination)
-
-    def release(self, sock: socket.socket) -> None:
-        self._sources.release(sock)
 
     def counters(self) -> Mapping[int, Counters]:
         if self._stopped:
@@ -169,20 +112,23 @@ class TproxyAttachment:
             return self._past  # another daemon has taken over
 
     def _counted(self, *ports: SteeredPort) -> dict[int, Counters]:
-        lists = (self._names.steered, self._names.own, self._names.late)
-        packets = [self._sets.packets(name) for name in lists]
-        passed = self._passed_past + (self._passed_packets() if self._passed else collections.Counter())
+        packets = {name: self._sets.packets(name) for name in self._names.counting}
+        passed = self._passed_counts()
         found = {}
         for port in ports:
             past = self._past.get(port.port, Counters())
-            steered, own, late = (counts.get(self._names.port(port.port), 0) for counts in packets)
+            counts = {name: members.get(self._names.port(port.port), 0) for name, members in packets.items()}
             found[port.port] = Counters(
-                steered=past.steered + steered,
-                own=past.own + own,
-                lease_expired=past.lease_expired + late,
+                steered=past.steered + counts[self._names.steered],
+                own=past.own + counts.get(self._names.own, 0),
+                lease_expired=past.lease_expired + counts[self._names.late],
                 passed=passed[port.port],
             )
         return found
+
+    def _passed_counts(self) -> collections.Counter[int]:
+        """Connections let through, by port."""
+        return collections.Counter()
 
     def renew(self, deadline: float) -> None:
         """Steer until `deadline`, in monotonic seconds; never raises."""
@@ -227,9 +173,6 @@ class TproxyAttachment:
         if self._rules is not None:
             self._rules.remove(self._names)
 
-    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
-        return await emptied(self._netns, self._listeners, self.counters().keys(), lambda: self._closed, timeout)
-
     def close(self) -> None:
         if self._closed:
             return
@@ -237,6 +180,97 @@ class TproxyAttachment:
         self._ports = frozenset()
         self._closed = True
         self._resources.close()
+
+
+class TproxyDatagrams(_Steered):
+    """Steering of UDP in one network namespace; `tproxy.steer.port.Datagrams` says what each method is for."""
+
+    def __init__(self, netns: Netns, sets: IpSets, names: Names, receivers: Sequence[socket.socket]) -> None:
+        super().__init__(netns, sets, names)
+        self._receivers = tuple(receivers)
+
+    @property
+    def receivers(self) -> Sequence[socket.socket]:
+        return self._receivers
+
+    def answers(self) -> Answers:
+        return RawAnswers(self._netns, {sock.family for sock in self._receivers})
+
+
+class TproxyAttachment(_Steered):
+    """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for."""
+
+    def __init__(
+        self,
+        backend: "Tproxy",
+        netns: Netns,
+        sets: IpSets,
+        names: Names,
+        listeners: Sequence[socket.socket],
+        sources: Sources,
+    ) -> None:
+        super().__init__(netns, sets, names)
+        self._backend = backend
+        self._sources = sources
+        self._listeners = tuple(listeners)
+        self._listening = {listener.getsockname()[:2] for listener in listeners}
+        self._passed: set[tuple[IPAddress, int]] = set()
+        self._passed_past: collections.Counter[int] = collections.Counter()
+
+    @property
+    def backend(self) -> str:
+        return NAME
+
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        return self._listeners
+
+    def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
+        if self._stopped or self._taken_over:
+            return True  # nothing is steered
+        wanted = {(_address(host), port) for host, port in connections}
+        with self._unless_taken_over():
+            for source, port in wanted - self._passed:
+                self._sets.add_source(self._passed_set(source), source, port)
+                self._passed.add((source, port))
+            if self._passed != wanted:
+                before = self._passed_packets()
+                for source, port in self._passed - wanted:
+                    self._sets.delete_source(self._passed_set(source), source, port)
+                    self._passed.discard((source, port))
+                # Their counts went with them.
+                self._passed_past += before - self._passed_packets()
+        return True
+
+    def _passed_set(self, source: IPAddress) -> str:
+        return self._names.passed(socket.AF_INET if source.version == 4 else socket.AF_INET6)
+
+    def _passed_packets(self) -> collections.Counter[int]:
+        """Of the sources there are now, by port."""
+        families = (socket.AF_INET, socket.AF_INET6)
+        return sum((self._sets.packets_to(self._names.passed(one)) for one in families), collections.Counter())
+
+    @property
+    def shows_clients(self) -> bool:
+        return self._sources.shows_clients
+
+    def upstream(self, client: Address, destination: Address) -> socket.socket:
+        if (destination.host, destination.port) in self._listening:
+            # Somebody inside the pod tries our own listener: passed on, it would come back to us for ever.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "this is our own listener")
+        return self._sources.connect(client, destination)
+
+    def release(self, sock: socket.socket) -> None:
+        self._sources.release(sock)
+
+    def _passed_counts(self) -> collections.Counter[int]:
+        return self._passed_past + (self._passed_packets() if self._passed else collections.Counter())
+
+    def datagrams(self) -> Datagrams:
+        return self._backend.attach_datagrams(self._netns)
+
+    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
+        return await emptied(self._netns, self._listeners, self.counters().keys(), lambda: self._closed, timeout)
 
 
 class Tproxy:
@@ -247,7 +281,7 @@ class Tproxy:
 
     def __init__(self) -> None:
         """Raises TproxyError if this machine cannot do it; it is tried for real."""
-        self._attachments: set[TproxyAttachment] = set()
+        self._attachments: set[_Steered] = set()
         self._deadline = 0.0
         self._rules = Rules()
 
@@ -276,9 +310,36 @@ class Tproxy:
             undo.callback(self._rules.remove, names)
             sources = Sources(inside, _Marks(), open_names(cgroup))
             undo.callback(sources.close)
-            attachment = TproxyAttachment(inside, sets, names, listeners, sources)
+            attachment = TproxyAttachment(self, inside, sets, names, listeners, sources)
             attachment.renew(self._deadline)
             attachment.set_ports(wanted)
+            self._attachments.add(attachment)
+            undo.callback(self._attachments.discard, attachment)
+            attachment.started(self._rules, undo.pop_all())
+            return attachment
+
+    def attach_datagrams(self, netns: Netns) -> TproxyDatagrams:
+        """Steer UDP in `netns`, of no port yet; `netns` stays the caller's."""
+        try:
+            return self._attach_datagrams(netns)
+        except OSError as error:
+            raise explain_plainly(error, f"steer UDP in the network namespace {netns.id.inode}") from error
+
+    def _attach_datagrams(self, netns: Netns) -> TproxyDatagrams:
+        with contextlib.ExitStack() as undo:
+            inside = Netns(os.dup(netns.fileno()))
+            undo.callback(inside.close)
+            sets = IpSets(inside)
+            undo.callback(sets.close)
+            receivers = open_receivers(inside, (), transparent=True)
+            for receiver in receivers:
+                undo.callback(receiver.close)
+                prepare(receiver)
+            names = Names.new(udp=True)
+            self._rules.install(names, inside, {sock.family: sock.getsockname()[1] for sock in receivers})
+            undo.callback(self._rules.remove, names)
+            attachment = TproxyDatagrams(inside, sets, names, receivers)
+            attachment.renew(self._deadline)
             self._attachments.add(attachment)
             undo.callback(self._attachments.discard, attachment)
             attachment.started(self._rules, undo.pop_all())

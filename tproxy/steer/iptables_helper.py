@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from tproxy.netns.handle import Netns, unshare
 from tproxy.steer import iptables_library
 from tproxy.steer.ipset import IpSets
-from tproxy.steer.iptables_layout import Names, owner
+from tproxy.steer.iptables_layout import Names, owner, replaced
 
 LARGEST_MESSAGE = 65536
 LOCK_SECONDS = 0.3
@@ -66,9 +66,9 @@ class Helper:
         try:
             with _locked(netns):
                 place.sets.create_list(names.lease, timeout=1)
-                for counting in (names.steered, names.own, names.late):
+                for counting in names.counting:
                     place.sets.create_list(counting)
-                for family in FAMILIES:
+                for family in () if names.udp else FAMILIES:
                     place.sets.create_sources(names.passed(family), family)
                 _change(netns, "install", names, listeners)
         except (OSError, RulesError) as error:
@@ -81,7 +81,8 @@ class Helper:
         place = self._places[names.chain]
         errors: list[str] = []
         for other in {found for name in place.sets.names() if (found := owner(name))} - {names}:
-            _attempt(errors, functools.partial(_destroy_sets, place.sets, other))
+            if replaced(other, names):
+                _attempt(errors, functools.partial(_destroy_sets, place.sets, other))
         return errors
 
     def adopt(self, names: Names, netns: Netns) -> None:
@@ -123,7 +124,7 @@ def _destroy_sets(sets: IpSets, names: Names) -> None:
     errors: list[str] = []
     present = sets.names()
     ours = [name for name in present if owner(name) == names]
-    lists = [name for name in (names.lease, names.steered, names.own, names.late) if name in ours]
+    lists = [name for name in (names.lease, *names.counting) if name in ours]
     for name in lists:
         _attempt(errors, functools.partial(sets.flush, name))
     if ours == present and not errors:

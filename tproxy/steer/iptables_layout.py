@@ -10,6 +10,10 @@
 The rules never change. Which ports are steered, and for how long, is the content of the four lists: each of them has a
 member `tproxy-ID-PORT` for each port, those of `lease` with a timeout. The other three are there to count. The sets
 `passed4` and `passed6` hold the sources that are let through, each with a port.
+
+Where UDP is steered too it has a chain and sets of its own, named `tproxyu-ID`, and no need of the first two rules:
+
+    PREROUTING    -p udp                                                         -j tproxyu-ID
 """
 
 import secrets
@@ -17,6 +21,7 @@ import socket
 from dataclasses import dataclass
 
 PREFIX = "tproxy-"
+UDP_PREFIX = "tproxyu-"
 
 OWN_MARK = 0x77
 OWN_MASK = 0xFF
@@ -30,9 +35,19 @@ class Names:
     chain: str
 
     @classmethod
-    def new(cls) -> "Names":
+    def new(cls, udp: bool = False) -> "Names":
         """Of a new attachment."""
-        return cls(PREFIX + secrets.token_hex(4))
+        return cls((UDP_PREFIX if udp else PREFIX) + secrets.token_hex(4))
+
+    @property
+    def udp(self) -> bool:
+        """Whether it is about UDP rather than TCP."""
+        return self.chain.startswith(UDP_PREFIX)
+
+    @property
+    def counting(self) -> tuple[str, ...]:
+        """The lists without timeouts."""
+        return (self.steered, self.late) if self.udp else (self.own, self.late, self.steered)
 
     @property
     def lease(self) -> str:
@@ -65,6 +80,11 @@ class Names:
 
 def owner(name: str) -> Names | None:
     """Whose a chain or a set is; None if it is none of ours."""
-    if not name.startswith(PREFIX):
+    if not name.startswith((PREFIX, UDP_PREFIX)):
         return None
     return Names("-".join(name.split("-")[:2]))
+
+
+def replaced(older: Names, newer: Names) -> bool:
+    """Whether an attachment takes an older one's place. One of UDP comes second, and leaves that of TCP alone."""
+    return older.udp or not newer.udp

@@ -7,11 +7,15 @@ kernel does in one step.
 
 import contextlib
 import socket
+from collections.abc import Sequence
 
 import iptc
 
-from tproxy.steer.iptables_layout import OWN_MARK, OWN_MASK, Names, owner
+from tproxy.steer.iptables_layout import OWN_MARK, OWN_MASK, Names, owner, replaced
 
+_Match = tuple[str, str, str | list[str]]
+
+_SYN: _Match = ("tcp", "tcp_flags", ["FIN,SYN,RST,ACK", "SYN"])
 _PLACES = {socket.AF_INET: (iptc.Table, iptc.Rule, "127.0.0.1"), socket.AF_INET6: (iptc.Table6, iptc.Rule6, "::1")}
 
 
@@ -27,14 +31,13 @@ class Mangle:
     def install(self, names: Names, port: int) -> None:
         """Steer to our listener's port; whatever else of ours is in the way goes."""
         for chain in self._ours():
-            self._drop(chain)
+            if replaced(chain, names):
+                self._drop(chain)
         chain = self._table.create_chain(names.chain)
-        own = self._rule([("mark", "mark", f"{OWN_MARK:#x}/{OWN_MASK:#x}"), _in(names.own)], "RETURN")
-        steer = self._rule([_in(names.lease), _in(names.steered)], "TPROXY")
+        steer = self._rule(names, [_in(names.lease), _in(names.steered)], "TPROXY")
         steer.target.on_ip, steer.target.on_port = self._loopback, str(port)
-        passed = self._rule([("set", "match_set", [names.passed(self._family), "src,dst"])], "RETURN")
-        late = self._rule([_in(names.late)], "RETURN")
-        for rule in (own, passed, steer, late):
+        late = self._rule(names, [_in(names.late)], "RETURN")
+        for rule in (*self._exceptions(names), steer, late):
             chain.append_rule(rule)
         self._prerouting.insert_rule(self._jump(names))
         self._table.commit()
@@ -45,6 +48,13 @@ class Mangle:
             if chain == names:
                 self._drop(chain)
                 self._table.commit()
+
+    def _exceptions(self, names: Names) -> list[iptc.Rule]:
+        if names.udp:
+            return []
+        own: list[_Match] = [("mark", "mark", f"{OWN_MARK:#x}/{OWN_MASK:#x}"), _in(names.own)]
+        passed: _Match = ("set", "match_set", [names.passed(self._family), "src,dst"])
+        return [self._rule(names, own, "RETURN"), self._rule(names, [passed], "RETURN")]
 
     def _ours(self) -> list[Names]:
         return [names for chain in self._table.chains if (names := owner(chain.name)) is not None]
@@ -57,18 +67,18 @@ class Mangle:
         self._table.delete_chain(names.chain)
 
     def _jump(self, names: Names) -> iptc.Rule:
-        return self._rule([("tcp", "tcp_flags", ["FIN,SYN,RST,ACK", "SYN"])], names.chain)
+        return self._rule(names, [] if names.udp else [_SYN], names.chain)
 
-    def _rule(self, matches: list[tuple[str, str, str | list[str]]], target: str) -> iptc.Rule:
+    def _rule(self, names: Names, matches: Sequence[_Match], target: str) -> iptc.Rule:
         rule = self._rule_kind()
         # Left alone it would look at every table there is, which makes the kernel set them all up in this namespace.
         type(rule).tables = [self._table]
-        rule.protocol = "tcp"
+        rule.protocol = "udp" if names.udp else "tcp"
         for match, option, value in matches:
             setattr(rule.create_match(match), option, value)
         rule.target = iptc.Target(rule, target)
         return rule
 
 
-def _in(name: str) -> tuple[str, str, list[str]]:
+def _in(name: str) -> _Match:
     return "set", "match_set", [name, "dst"]

@@ -12,6 +12,7 @@ OWN_MAP = "tproxy_own"
 PASSED_MAP = "tproxy_passed"
 LEASE_MAP = "tproxy_lease"
 PROGRAM = "tproxy_lookup"
+UDP_PROGRAM = "tproxy_udp"
 CLIENTS_MAP = "tproxy_clients"
 PEER_PROGRAMS = ("tproxy_peer4", "tproxy_peer6")
 
@@ -22,12 +23,13 @@ LEASE_KEY = bytes(4)
 _PORT = struct.Struct("=HH")
 _COUNTERS = struct.Struct("=QQQQQ")
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
+_PROTOCOLS = {"TCP": socket.IPPROTO_TCP, "UDP": socket.IPPROTO_UDP}
 _LISTENER_KEYS = {socket.AF_INET: 0, socket.AF_INET6: 1}
 
 
 def port_key(port: SteeredPort) -> bytes:
-    """`struct tproxy_port` of a TCP port."""
-    return _PORT.pack(port.port, socket.IPPROTO_TCP)
+    """`struct tproxy_port`."""
+    return _PORT.pack(port.port, _PROTOCOLS[port.protocol])
 
 
 def listener_key(family: int) -> bytes:

@@ -25,11 +25,20 @@ def open_listeners(netns: Netns, avoid: Container[int], transparent: bool = Fals
     connections for any address to them. Which port they have does not matter, as long as it is none in `avoid`: an app
     that has not started yet could not bind to it.
     """
+    return _open_each(netns, socket.SOCK_STREAM, avoid, transparent)
+
+
+def open_receivers(netns: Netns, avoid: Container[int], transparent: bool = False) -> list[socket.socket]:
+    """The same for datagrams: non-blocking UDP sockets."""
+    return _open_each(netns, socket.SOCK_DGRAM, avoid, transparent)
+
+
+def _open_each(netns: Netns, kind: socket.SocketKind, avoid: Container[int], transparent: bool) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                listeners.append(_open_listener(netns, family, avoid, transparent))
+                listeners.append(_open(netns, family, kind, avoid, transparent))
             except OSError as error:
                 if family == socket.AF_INET or error.errno not in _NO_SUCH_FAMILY:
                     raise
@@ -40,10 +49,10 @@ def open_listeners(netns: Netns, avoid: Container[int], transparent: bool = Fals
     return listeners
 
 
-def _open_listener(
-    netns: Netns, family: socket.AddressFamily, avoid: Container[int], transparent: bool
+def _open(
+    netns: Netns, family: socket.AddressFamily, kind: socket.SocketKind, avoid: Container[int], transparent: bool
 ) -> socket.socket:
-    listener = netns.socket(family, socket.SOCK_STREAM)
+    listener = netns.socket(family, kind)
     try:
         listener.setblocking(False)
         if family == socket.AF_INET6:
@@ -52,12 +61,14 @@ def _open_listener(
         listener.bind((_LOOPBACK[family], 0))
         if listener.getsockname()[1] in avoid:
             # While this one still holds the port, so that the kernel offers another.
-            another = _open_listener(netns, family, avoid, transparent)
+            another = _open(netns, family, kind, avoid, transparent)
             listener.close()
             return another
         if transparent:
             # Only now: a transparent socket may bind to ::1 also where IPv6 is switched off.
             listener.setsockopt(*_TRANSPARENT[family], 1)
+        if kind == socket.SOCK_DGRAM:
+            return listener
         # Accepted sockets inherit it. They hold the intercepted port, and without it an app that starts anew while one
         # of them is open could not bind. (Only now: before bind the kernel might choose a port in use.)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,14 +16,15 @@ from tproxy.netns.handle import Netns
 
 @dataclass(frozen=True, slots=True)
 class SteeredPort:
-    """A TCP port of the pod, both address families."""
+    """A port of the pod, both address families."""
 
     port: int
+    protocol: str = "TCP"
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the kernel did with new connections of one port since attach."""
+    """What the kernel did with new connections of one port since attach, or with datagrams."""
 
     steered: int = 0
     own: int = 0  # our own connections to the app, let through
@@ -32,8 +33,65 @@ class Counters:
     passed: int = 0  # let through because `let_through` says so
 
 
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """One that was steered to us: from whom, and to which address of the pod. `scope` is of link-local addresses."""
+
+    payload: bytes
+    client: Address
+    destination: Address
+    scope: int = 0
+
+
+class Answers(Protocol):
+    """Sends datagrams from addresses and ports of the pod that the app holds."""
+
+    def send(self, payload: bytes, question: Datagram) -> bool:
+        """Answer `question`'s client, from where it was sent to. False if it was dropped, as UDP may be."""
+        ...
+
+    def close(self) -> None:
+        """Idempotent."""
+        ...
+
+
+class Datagrams(Protocol):
+    """Steering of UDP in one network namespace: of whatever comes to a port, except to sockets of the app's that are
+    connected to the sender."""
+
+    @property
+    def receivers(self) -> Sequence[socket.socket]:
+        """Non-blocking UDP sockets, one per address family; `tproxy.steer.datagrams.receive` reads them."""
+        ...
+
+    @property
+    def ports(self) -> frozenset[SteeredPort]:
+        """The ports steered now."""
+        ...
+
+    def set_ports(self, ports: Iterable[SteeredPort]) -> None:
+        """Steer exactly these from now on."""
+        ...
+
+    def counters(self) -> Mapping[int, Counters]:
+        """By port. `steered` and `lease_expired` count datagrams."""
+        ...
+
+    def answers(self) -> Answers:
+        """What answers them, for the caller to close. Raises OSError."""
+        ...
+
+    def stop(self) -> None:
+        """Stop steering now: from here on the app gets them. What has come can still be received. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Stop if still steering, and close the receivers. Idempotent."""
+        ...
+
+
 class Attachment(Protocol):
-    """Steering in one network namespace."""
+    """Steering in one network namespace, of TCP."""
 
     @property
     def backend(self) -> str:
@@ -79,6 +137,10 @@ class Attachment(Protocol):
 
     def release(self, sock: socket.socket) -> None:
         """Close `sock`, and end what was done for it. Idempotent."""
+        ...
+
+    def datagrams(self) -> Datagrams:
+        """Begin steering UDP here as well, of no port yet; the caller's to close before this. Raises `TproxyError`."""
         ...
 
     def counters(self) -> Mapping[int, Counters]:

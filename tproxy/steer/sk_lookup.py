@@ -18,11 +18,12 @@ from tproxy.errors import TproxyError
 from tproxy.model.flow import Address
 from tproxy.netns.handle import Netns
 from tproxy.steer import layout, libbpf
+from tproxy.steer.datagrams import RawAnswers, prepare
 from tproxy.steer.diagnosis import explain
 from tproxy.steer.emptying import emptied
-from tproxy.steer.listeners import open_listeners
+from tproxy.steer.listeners import open_listeners, open_receivers
 from tproxy.steer.peername import open_names
-from tproxy.steer.port import Attachment, Counters, SteeredPort
+from tproxy.steer.port import Answers, Attachment, Counters, Datagrams, SteeredPort
 from tproxy.steer.sources import Sources
 from tproxy.steer.takeover import take_over
 
@@ -61,45 +62,25 @@ class _OwnMap:
         self._keys.clear()
 
 
-class SkLookupAttachment:
-    """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for.
+class _Steered:
+    """What attachments of either protocol have in common: a program with its maps, and the ports it steers."""
 
-    An accepted socket may carry a port that is not in `ports`: `set_ports` removed it during the handshake, or somebody
-    inside the pod connected to our listener's own port.
-    """
-
-    def __init__(
-        self, netns: Netns, program: libbpf.Object, listeners: Sequence[socket.socket], sources: Sources
-    ) -> None:
+    def __init__(self, program: libbpf.Object, sockets: Iterable[socket.socket]) -> None:
         """Prepares the maps of a loaded `program`. Raises OSError."""
-        self._netns = netns
-        self._sources = sources
-        self._listeners = tuple(listeners)
-        self._listening = {listener.getsockname()[:2] for listener in listeners}
         self._ports_map = program.map(layout.PORTS_MAP)
-        self._passed_map = program.map(layout.PASSED_MAP)
         self._link: libbpf.Link | None = None
         self._resources = contextlib.ExitStack()
         self._ports: frozenset[SteeredPort] = frozenset()
         self._past: dict[int, Counters] = {}  # what maps no longer know: of ports not steered now
-        self._passed: set[bytes] = set()
         self._closed = False
-        listeners_map = program.map(layout.LISTENERS_MAP)
-        for listener in listeners:
-            listeners_map.update(layout.listener_key(listener.family), layout.listener_value(listener.fileno()))
+        listen = program.map(layout.LISTENERS_MAP)
+        for sock in sockets:
+            listen.update(layout.listener_key(sock.family), layout.listener_value(sock.fileno()))
 
     def started(self, link: libbpf.Link, resources: contextlib.ExitStack) -> None:
         """`link` steers; `resources` are what `close` gives back, everything given before included."""
         self._link = link
         self._resources = resources
-
-    @property
-    def backend(self) -> str:
-        return NAME
-
-    @property
-    def listeners(self) -> Sequence[socket.socket]:
-        return self._listeners
 
     @property
     def ports(self) -> frozenset[SteeredPort]:
@@ -116,6 +97,81 @@ class SkLookupAttachment:
                 self._past[port.port] = self._count(port)
                 self._ports -= {port}
                 self._ports_map.delete(layout.port_key(port))
+
+    def counters(self) -> Mapping[int, Counters]:
+        return self._past | {port.port: self._count(port) for port in self._ports}
+
+    def stop(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.stop()
+        self._past = dict(self.counters())
+        self._ports = frozenset()
+        self._closed = True
+        # Sockets not yet released are still the caller's.
+        self._resources.close()
+
+    def _count(self, port: SteeredPort) -> Counters:
+        values = self._ports_map.lookup_per_cpu(layout.port_key(port), layout.COUNTERS_SIZE)
+        now = Counters() if values is None else layout.counters(values)
+        past = self._past.get(port.port, Counters())
+        return Counters(*map(sum, zip(dataclasses.astuple(past), dataclasses.astuple(now), strict=True)))
+
+
+class SkLookupDatagrams(_Steered):
+    """Steering of UDP in one network namespace; `tproxy.steer.port.Datagrams` says what each method is for."""
+
+    def __init__(self, netns: Netns, program: libbpf.Object, receivers: Sequence[socket.socket]) -> None:
+        """Prepares the maps of a loaded `program`. Raises OSError."""
+        super().__init__(program, receivers)
+        self._netns = netns
+        self._receivers = tuple(receivers)
+
+    @property
+    def receivers(self) -> Sequence[socket.socket]:
+        return self._receivers
+
+    def answers(self) -> Answers:
+        return RawAnswers(self._netns, {sock.family for sock in self._receivers})
+
+
+class SkLookupAttachment(_Steered):
+    """Steering in one network namespace; `tproxy.steer.port.Attachment` says what each method is for.
+
+    An accepted socket may carry a port that is not in `ports`: `set_ports` removed it during the handshake, or somebody
+    inside the pod connected to our listener's own port.
+    """
+
+    def __init__(
+        self,
+        backend: "SkLookup",
+        netns: Netns,
+        program: libbpf.Object,
+        listeners: Sequence[socket.socket],
+        sources: Sources,
+    ) -> None:
+        """Prepares the maps of a loaded `program`. Raises OSError."""
+        super().__init__(program, listeners)
+        self._backend = backend
+        self._netns = netns
+        self._sources = sources
+        self._listeners = tuple(listeners)
+        self._listening = {listener.getsockname()[:2] for listener in listeners}
+        self._passed_map = program.map(layout.PASSED_MAP)
+        self._passed: set[bytes] = set()
+
+    @property
+    def backend(self) -> str:
+        return NAME
+
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        return self._listeners
 
     def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
         wanted = {layout.passed_key(host, port) for host, port in connections}
@@ -140,32 +196,11 @@ class SkLookupAttachment:
     def release(self, sock: socket.socket) -> None:
         self._sources.release(sock)
 
-    def counters(self) -> Mapping[int, Counters]:
-        return self._past | {port.port: self._count(port) for port in self._ports}
-
-    def stop(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+    def datagrams(self) -> Datagrams:
+        return self._backend.attach_datagrams(self._netns)
 
     async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
         return await emptied(self._netns, self._listeners, self.counters().keys(), lambda: self._closed, timeout)
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self.stop()
-        self._past = dict(self.counters())
-        self._ports = frozenset()
-        self._closed = True
-        # Sockets not yet released are still the caller's.
-        self._resources.close()
-
-    def _count(self, port: SteeredPort) -> Counters:
-        values = self._ports_map.lookup_per_cpu(layout.port_key(port), layout.COUNTERS_SIZE)
-        now = Counters() if values is None else layout.counters(values)
-        past = self._past.get(port.port, Counters())
-        return Counters(*map(sum, zip(dataclasses.astuple(past), dataclasses.astuple(now), strict=True)))
 
 
 class SkLookup:
@@ -182,7 +217,7 @@ class SkLookup:
             libbpf.library()
         except OSError as error:
             raise TproxyError(f"cannot load {libbpf.LIBRARY}: {error}", "run `apt install libbpf1`") from error
-        self._attachments: set[SkLookupAttachment] = set()
+        self._attachments: set[_Steered] = set()
         with _explained("steer with sk_lookup"):
             self._lease = libbpf.OwnedMap.array(layout.LEASE_MAP, 8, 1)
             try:
@@ -210,11 +245,32 @@ class SkLookup:
             undo.callback(own.close)
             sources = Sources(inside, own, open_names(cgroup))
             undo.callback(sources.close)
-            attachment = SkLookupAttachment(inside, program, listeners, sources)
+            attachment = SkLookupAttachment(self, inside, program, listeners, sources)
             attachment.set_ports(wanted)
             link = program.attach_netns(layout.PROGRAM, inside.fileno())
             undo.callback(link.close)
-            take_over(inside, link)
+            take_over(inside, link, (layout.PROGRAM, layout.UDP_PROGRAM))
+            self._attachments.add(attachment)
+            undo.callback(self._attachments.discard, attachment)
+            attachment.started(link, undo.pop_all())
+            return attachment
+
+    def attach_datagrams(self, netns: Netns) -> SkLookupDatagrams:
+        """Steer UDP in `netns`, of no port yet; `netns` stays the caller's."""
+        doing = f"steer UDP in the network namespace {netns.id.inode}"
+        with _explained(doing), contextlib.ExitStack() as undo:
+            inside = Netns(os.dup(netns.fileno()))
+            undo.callback(inside.close)
+            program = self._load()
+            undo.callback(program.close)
+            receivers = open_receivers(inside, ())
+            for receiver in receivers:
+                undo.callback(receiver.close)
+                prepare(receiver)
+            attachment = SkLookupDatagrams(inside, program, receivers)
+            link = program.attach_netns(layout.UDP_PROGRAM, inside.fileno())
+            undo.callback(link.close)
+            take_over(inside, link, (layout.UDP_PROGRAM,))
             self._attachments.add(attachment)
             undo.callback(self._attachments.discard, attachment)
             attachment.started(link, undo.pop_all())

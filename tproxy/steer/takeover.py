@@ -8,15 +8,16 @@ has in hand stays with it, and its holder's own detach then finds nothing to do.
 
 import logging
 import os
+from collections.abc import Container
 
 from tproxy.netns.handle import Netns
-from tproxy.steer import layout, libbpf
+from tproxy.steer import libbpf
 
 log = logging.getLogger(__name__)
 
 
-def take_over(netns: Netns, link: libbpf.Link) -> int:
-    """Detach every other link of our program in `netns` and say how many there were. Raises OSError."""
+def take_over(netns: Netns, link: libbpf.Link, programs: Container[str]) -> int:
+    """Detach every other link of our `programs` in `netns` and say how many there were. Raises OSError."""
     if len(libbpf.programs_attached(netns.fileno(), libbpf.ATTACH_SK_LOOKUP)) < 2:
         return 0
     mine = link.info().id
@@ -29,7 +30,7 @@ def take_over(netns: Netns, link: libbpf.Link) -> int:
         except FileNotFoundError:
             continue  # it went away meanwhile
         try:
-            if _is_ours(libbpf.link_info(fd), netns):
+            if _is_ours(libbpf.link_info(fd), netns, programs):
                 libbpf.detach_link(fd)
                 detached += 1
         finally:
@@ -39,10 +40,10 @@ def take_over(netns: Netns, link: libbpf.Link) -> int:
     return detached
 
 
-def _is_ours(info: libbpf.LinkInfo, netns: Netns) -> bool:
+def _is_ours(info: libbpf.LinkInfo, netns: Netns, programs: Container[str]) -> bool:
     return (
         info.type == libbpf.LINK_TYPE_NETNS
         and info.netns == netns.id.inode
         and info.attach_type == libbpf.ATTACH_SK_LOOKUP
-        and libbpf.program_name(info.program) == layout.PROGRAM
+        and libbpf.program_name(info.program) in programs
     )

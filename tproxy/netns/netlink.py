@@ -45,9 +45,9 @@ class Netlink:
                 yield body
                 at += _aligned(length)
 
-    def command(self, kind: int, request: bytes) -> None:
+    def command(self, kind: int, request: bytes, flags: int = 0) -> None:
         """Have one thing done; raises OSError if the kernel says no. It too is over when this returns."""
-        self._sock.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST_ACK, 0, 0) + request)
+        self._sock.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST_ACK | flags, 0, 0) + request)
         answer = self._sock.recv(_BUFFER)
         number = -int.from_bytes(answer[_HEADER.size : _HEADER.size + 4], sys.byteorder, signed=True)
         if number:

@@ -2,19 +2,22 @@
 
 A *port set* is a `bitmap:port` of a single port. A *list* is a `list:set` of port sets, which a rule matches when the
 packet's port is in one of its members; its entries may have a timeout, and count packets. Neither belongs to an address
-family. A *source set* is a `hash:ip,port` of one family: who may come to which TCP port. Creating and adding what
-exists is no error.
+family. A *source set* is a `hash:ip,port` of one family: who may come to which TCP port. A *network set* is a
+`hash:net` of one family. Creating and adding what exists, and taking networks out that are not in, is no error.
 """
 
 import errno
+import ipaddress
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tproxy.netns.addresses import IPAddress
 from tproxy.netns.handle import Netns
 from tproxy.netns.netlink import Netlink, attribute, attributes
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
@@ -25,10 +28,12 @@ _NESTED, _NETWORK_ORDER = 0x8000, 0x4000
 _KIND_MASK = 0x3FFF
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ENTRIES, _LINENO = range(1, 10)
 _IP, _PORT, _PORT_TO, _TIMEOUT, _TRANSPORT, _DATA_FLAGS = 1, 4, 5, 6, 7, 8
+_CIDR = 3
 _HASH_SIZE = 18
 _NAME, _PACKETS = 18, 25
 _WITH_COUNTERS = 1 << 3
 _NAMES_ONLY = 1 << 1
+_ENTRIES_AT_ONCE = 512
 _FIRST_OWN_ERROR = 4096
 _ERROR_FIND_TYPE = 4098
 _ERROR_BUSY = 4100
@@ -61,6 +66,25 @@ class IpSets:
         """A source set with counters."""
         # Revision 2 is the first with them; 64 is the smallest table that there is.
         self._create(name, "hash:ip,port", 2, family, _u32(_HASH_SIZE, 64) + _u32(_DATA_FLAGS, _WITH_COUNTERS))
+
+    def create_networks(self, name: str, family: int, timeout: int = 0) -> None:
+        """A network set; its entries end after `timeout` seconds, 0 for never."""
+        lasting = _u32(_TIMEOUT, timeout) if timeout else b""
+        # 64 is the smallest table that there is; it grows. 65,536 entries are its default limit.
+        self._create(name, "hash:net", 0, family, _u32(_HASH_SIZE, 64) + lasting)
+
+    def add_networks(self, name: str, networks: Sequence[Network]) -> None:
+        """Put networks in, or have those that are in stay for another timeout. Prefixes of no length cannot be."""
+        self._change(_ADD, name, networks)
+
+    def delete_networks(self, name: str, networks: Sequence[Network]) -> None:
+        """Take networks out."""
+        self._change(_DELETE, name, networks)
+
+    def _change(self, command: int, name: str, networks: Sequence[Network]) -> None:
+        for at in range(0, len(networks), _ENTRIES_AT_ONCE):
+            entries = b"".join(_network(one) for one in networks[at : at + _ENTRIES_AT_ONCE])
+            self._command(command, _set(name) + attribute(_ENTRIES | _NESTED, entries) + attribute(_LINENO, bytes(4)))
 
     def add_source(self, name: str, source: IPAddress, port: int) -> None:
         """Let one more in."""
@@ -163,6 +187,12 @@ def _set(name: str) -> bytes:
 
 def _text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
+
+
+def _network(network: Network) -> bytes:
+    kind = 1 if network.version == 4 else 2
+    address = attribute(kind | _NETWORK_ORDER, network.network_address.packed)
+    return attribute(_DATA | _NESTED, attribute(_IP | _NESTED, address) + attribute(_CIDR, bytes([network.prefixlen])))
 
 
 def _source(source: IPAddress, port: int) -> bytes:

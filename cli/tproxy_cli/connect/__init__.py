@@ -1,0 +1,1 @@
+"""The root part of `tproxy connect`: rules, routes and sockets on the laptop itself, and undoing all of it."""

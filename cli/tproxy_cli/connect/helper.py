@@ -1,0 +1,226 @@
+"""The process with root: `python -m tproxy_cli.connect.helper`, with a unix socket to the laptop's daemon as stdin.
+
+Two processes, of which one does the work and the other undoes it should the first be killed; the first starts the other
+anew should that be killed. Both end when the daemon has gone, and everything is undone then. Should both be killed at
+once, rules are left that catch nothing: their lease runs out. The next `tproxy connect` removes them.
+
+    daemon ──▶ {"begin": {}}                                 ◀── {"ready": {"sockets": [NAME]}} and descriptors
+           ──▶ {"alive": {}}                                 a renewal of the lease, every second
+           ──▶ {"change": {"add": [CIDR], "delete": [CIDR]}}
+           ──▶ {"dns": {"servers": [ADDRESS]}}
+           ──▶ {"family": N, "kind": N, "count": N}          ◀── {} and that many sockets, outside of what is caught
+
+Nothing else is understood: no path, no command, no text for a shell. What is not understood ends it.
+"""
+
+import contextlib
+import ipaddress
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+from typing import Any, NoReturn
+
+from tproxy_cli.connect import kernel, packets
+from tproxy_cli.connect.kernel import Kernel, KernelError
+from tproxy_cli.connect.layout import Network
+
+MOST_AT_ONCE = 2048
+MOST_SERVERS = 16
+MOST_SOCKETS = 16
+NAME = "\0tproxy-connect"
+"""An abstract unix address, of which a network namespace has its own: who holds it is the one connection there is."""
+
+FAILED, IN_USE, NO_IPTABLES = 1, 5, 3
+
+
+class Nonsense(Exception):
+    """A message that is not understood."""
+
+
+class Worker:
+    """Does what the daemon says."""
+
+    def __init__(self, daemon: socket.socket) -> None:
+        self._daemon = daemon
+        self._kernel = Kernel()
+
+    def begin(self) -> None:
+        """Install, and hand out the sockets. Raises KernelError, OSError, Nonsense."""
+        received = packets.receive(self._daemon)
+        if received is None or "begin" not in received[0]:
+            raise Nonsense("begin")
+        self._kernel.undo()  # what a predecessor may have left
+        made = self._kernel.install()
+        packets.send(self._daemon, {"ready": {"sockets": list(made)}}, [sock.fileno() for sock in made.values()])
+        for sock in made.values():
+            sock.close()
+
+    def serve(self, guard: int) -> None:
+        """Until the process that `guard` is a pipe from has gone. Raises KernelError, OSError, Nonsense."""
+        while True:
+            readable, _, _ = select.select([self._daemon.fileno(), guard], [], [])
+            if guard in readable:
+                return
+            received = packets.receive(self._daemon)
+            if received is None:
+                raise ConnectionError("the daemon has gone")
+            message, descriptors = received
+            packets.close(descriptors)
+            self._obey(message)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"alive": {}}:
+                self._kernel.renew()
+            case {"change": {"add": add, "delete": delete}}:
+                self._kernel.change(kernel.networks(add, MOST_AT_ONCE), kernel.networks(delete, MOST_AT_ONCE))
+            case {"dns": {"servers": servers}}:
+                self._kernel.catch_dns(_servers(servers))
+            case {"family": int(family), "kind": int(kind), "count": int(count)} if 0 < count <= MOST_SOCKETS:
+                self._make(family, kind, count)
+            case _:
+                raise Nonsense(", ".join(str(key)[:16] for key in list(message)[:4]))
+
+    def _make(self, family: int, kind: int, count: int) -> None:
+        if family not in (socket.AF_INET, socket.AF_INET6) or kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            raise Nonsense("a socket of another kind")
+        made: list[socket.socket] = []
+        try:
+            with contextlib.suppress(OSError):  # fewer, or none, say as much
+                made += [kernel.fresh(family, kind) for _ in range(count)]
+            packets.send(self._daemon, {}, [sock.fileno() for sock in made])
+        finally:
+            for sock in made:
+                sock.close()
+
+
+def _servers(texts: object) -> list[Network]:
+    """Resolvers may well be at a loopback address, of which programs have theirs."""
+    if not isinstance(texts, list) or len(texts) > MOST_SERVERS:
+        raise ValueError("not a list of so many servers")
+    found = [ipaddress.ip_network(str(text)) for text in texts]
+    if any(one.num_addresses != 1 or one.is_multicast for one in found):
+        raise ValueError("not servers")
+    return found
+
+
+def _work(daemon: socket.socket, ready: int) -> int:
+    """The process that works: exit status. `ready` is told when all is installed; nothing, if it could not be."""
+    guard = _guard(daemon, ready)
+    try:
+        worker = Worker(daemon)
+        worker.begin()
+        os.write(ready, b"1")
+        os.close(ready)
+        _detach()
+        while True:
+            worker.serve(guard)
+            os.close(guard)
+            os.wait()
+            guard = _guard(daemon)
+    except ConnectionError:
+        return 0
+    except (KernelError, OSError, ValueError, Nonsense) as error:
+        print(f"tproxy: the connection ends: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            packets.send(daemon, {"failed": str(error)[:512]})
+        return FAILED
+
+
+def _guard(*not_for_it: socket.socket | int) -> int:
+    """Start the process that guards; a pipe that closes with it."""
+    alive, held = os.pipe()
+    watching, guard = os.pipe()
+    if os.fork():
+        os.close(alive)
+        os.close(guard)
+        return watching
+    # It must hold nothing that says that the other one is alive.
+    for descriptor in (held, watching, *(one if isinstance(one, int) else one.fileno() for one in not_for_it)):
+        os.close(descriptor)
+    _watch(alive)
+
+
+def _watch(alive: int) -> NoReturn:
+    """Undo everything when `alive` closes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _detach()
+    os.read(alive, 1)
+    _undo()
+    os._exit(0)
+
+
+def _undo() -> None:
+    with contextlib.suppress(Exception), kernel.undone():
+        pass
+
+
+def main() -> int:
+    """The first process: exit status for the person who waits in front of sudo."""
+    problem = _problem()
+    if problem:
+        print(f"tproxy: {problem}", file=sys.stderr)
+        return 2
+    os.umask(0o077)
+    os.chdir("/")
+    daemon = socket.socket(fileno=os.dup(0))
+    daemon.set_inheritable(False)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        holder.bind(NAME)
+    except OSError:
+        return IN_USE
+    try:
+        from tproxy.steer import iptables_library
+
+        iptables_library.load()
+    except iptables_library.LibraryError as error:
+        print(f"tproxy: python-iptables cannot be used: {error}", file=sys.stderr)
+        return NO_IPTABLES
+    told, ready = os.pipe()
+    if os.fork():
+        os.close(ready)
+        # As long as somebody waits for sudo, our fate is theirs; from then on nobody's.
+        return 0 if os.read(told, 1) == b"1" else FAILED
+    os.close(told)
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _terminated)
+    status = FAILED
+    try:
+        status = _work(daemon, ready)
+    finally:
+        _undo()
+        os._exit(status)
+
+
+def _detach() -> None:
+    """Whoever waits for the end of our output need not."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise ConnectionError("told to end")
+
+
+def _problem() -> str:
+    """Why this cannot be what it is started for."""
+    if os.geteuid() != 0:
+        return "only root can do this"
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        return "stdin is no socket: sudo logs what goes in and out (`Defaults log_input`), which cannot work"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

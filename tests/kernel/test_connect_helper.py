@@ -1,0 +1,254 @@
+"""The root helper of `tproxy connect`: what it installs, and that nothing of it is left, however it ends."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tproxy_cli.connect.helper import IN_USE
+
+from tests.kernel.connecting import Helper, helper, wait
+from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, PodNetwork
+
+SERVICE4, SERVICE6 = "10.96.0.7", "fd96::7"
+
+
+@pytest.fixture
+def laptop(network: PodNetwork) -> PodNetwork:
+    """The pod of the pair stands for a laptop, with default routes."""
+    network.pod.run("ip", "route", "add", "default", "via", OUTSIDE_IP4)
+    network.pod.run("ip", "-6", "route", "add", "default", "via", OUTSIDE_IP6)
+    # The tables are there for good once anybody has looked; it is the rules in them that count.
+    network.pod.run("iptables-legacy-save", "-t", "mangle")
+    network.pod.run("ip6tables-legacy-save", "-t", "mangle")
+    return network
+
+
+def caught(one: Helper, address: str, port: int = 80) -> str:
+    """Where a connection to `address` arrives, as our listener sees it; empty if it does not."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = one.sockets["tcp6" if ":" in address else "tcp4"]
+    with one.place.netns.socket(family, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        client.connect_ex((address, port))
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            try:
+                accepted, _ = listener.accept()
+            except BlockingIOError:
+                time.sleep(0.01)
+                continue
+            with accepted:
+                host, number = accepted.getsockname()[:2]
+                return f"{host} {number}"
+    return ""
+
+
+def test_only_what_is_known_is_caught(laptop: PodNetwork) -> None:
+    before = laptop.pod.state()
+    with helper(laptop.pod) as one:
+        one.begin()
+        assert set(one.sockets) == {"tcp4", "udp4", "tcp6", "udp6"}
+        one.say(change={"add": [SERVICE4, SERVICE6, "10.97.0.0/16"], "delete": []})
+        one.renew()
+        wait(lambda: caught(one, SERVICE4) == f"{SERVICE4} 80")
+        assert caught(one, SERVICE6) == f"{SERVICE6} 80"
+        assert caught(one, "10.97.3.4", 5432) == "10.97.3.4 5432"
+        assert caught(one, "10.96.0.8") == ""
+        one.say(change={"add": [], "delete": [SERVICE4, "10.0.0.1"]})
+        one.renew()
+        wait(lambda: caught(one, SERVICE6) != "" and caught(one, SERVICE4) == "")
+    wait(lambda: laptop.pod.state() == before)
+
+
+def test_udp_comes_with_its_destination_and_is_answered_from_there(laptop: PodNetwork) -> None:
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(change={"add": [SERVICE4, SERVICE6], "delete": []})
+        one.renew()
+        for address, family, listener in ((SERVICE4, socket.AF_INET, "udp4"), (SERVICE6, socket.AF_INET6, "udp6")):
+            with one.place.netns.socket(family, socket.SOCK_DGRAM) as client:
+                client.settimeout(3)
+                client.connect((address, 5353))
+                client.send(b"ping")
+                wait(lambda listener=listener: _readable(one.sockets[listener]))
+                data, ancillary, _, peer = one.sockets[listener].recvmsg(100, 200)
+                assert (data, len(ancillary)) == (b"ping", 1)
+                assert socket.inet_pton(family, address) in ancillary[0][2]
+                one.say(family=int(family), kind=int(socket.SOCK_DGRAM), count=2)
+                _, descriptors = one.hear()
+                made = [socket.socket(fileno=number) for number in descriptors]
+                assert len(made) == 2
+                made[0].bind((address, 5353))
+                made[0].connect(peer)
+                made[0].send(b"pong")
+                assert client.recv(100) == b"pong"
+                for sock in made:
+                    sock.close()
+
+
+def _readable(sock: socket.socket) -> bool:
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_dns_is_caught_at_resolvers_alone_even_at_home(laptop: PodNetwork) -> None:
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(dns={"servers": [OUTSIDE_IP4, "127.0.0.53", OUTSIDE_IP6]})
+        one.renew()
+        wait(lambda: caught(one, OUTSIDE_IP4, 53) == f"{OUTSIDE_IP4} 53")
+        assert caught(one, "127.0.0.53", 53) == "127.0.0.53 53"
+        assert caught(one, OUTSIDE_IP6, 53) == f"{OUTSIDE_IP6} 53"
+        one.renew()
+        assert caught(one, OUTSIDE_IP4, 80) == ""
+        assert caught(one, "127.0.0.1", 53) == ""
+        one.say(family=int(socket.AF_INET), kind=int(socket.SOCK_STREAM), count=1)
+        _, (own,) = one.hear()
+        one.renew()
+        with socket.socket(fileno=own) as sock:
+            sock.connect_ex((OUTSIDE_IP4, 53))
+            time.sleep(0.1)
+            with pytest.raises(BlockingIOError):
+                one.sockets["tcp4"].accept()
+
+
+def test_a_daemon_that_hangs_catches_nothing(laptop: PodNetwork) -> None:
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(change={"add": [SERVICE4], "delete": []})
+        one.renew()
+        wait(lambda: caught(one, SERVICE4) != "")
+        wait(lambda: caught(one, SERVICE4) == "", 6)
+        one.renew()
+        wait(lambda: caught(one, SERVICE4) != "")
+
+
+def end_the_daemon(one: Helper) -> None:
+    one.sock.close()
+
+
+def kill_worker(one: Helper) -> None:
+    os.kill(one.processes()[0], signal.SIGKILL)
+
+
+def kill_guard(one: Helper) -> None:
+    _, guard = one.processes()
+    os.kill(guard, signal.SIGKILL)
+    wait(lambda: len(one.processes()) == 2 and one.processes()[1] != guard)
+
+
+def terminate(one: Helper) -> None:
+    os.kill(one.processes()[0], signal.SIGTERM)
+
+
+def nonsense(one: Helper) -> None:
+    one.say(run={"command": "id > /tmp/x"})
+
+
+WAYS: dict[str, list[Callable[[Helper], Any]]] = {
+    "the daemon ends": [end_the_daemon],
+    "the worker is killed": [kill_worker],
+    "the guard is killed, then the worker": [kill_guard, kill_worker],
+    "the guard is killed, then the daemon ends": [kill_guard, end_the_daemon],
+    "the guard is killed twice, then the worker": [kill_guard, kill_guard, kill_worker],
+    "it is told to end": [terminate],
+    "it does not understand": [nonsense],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_left(laptop: PodNetwork, way: str) -> None:
+    before = laptop.pod.state()
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(change={"add": [SERVICE4, SERVICE6], "delete": []})
+        one.say(dns={"servers": [OUTSIDE_IP4]})
+        one.renew()
+        wait(lambda: caught(one, SERVICE4) != "")
+        assert laptop.pod.state() != before
+        for step in WAYS[way]:
+            step(one)
+        wait(lambda: one.processes() == [], 10)
+        for sock in one.sockets.values():
+            sock.close()
+        assert laptop.pod.state() == before
+
+
+def test_both_killed_at_once_leaves_what_catches_nothing_and_the_next_one_removes_it(laptop: PodNetwork) -> None:
+    before = laptop.pod.state()
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(change={"add": [OUTSIDE_IP4], "delete": []})
+        one.renew()
+        wait(lambda: caught(one, OUTSIDE_IP4) != "")
+        processes = one.processes()
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in reversed(processes):
+            os.kill(pid, signal.SIGKILL)
+        wait(lambda: one.processes() == [])
+        assert laptop.pod.state() != before
+        wait(lambda: caught(one, OUTSIDE_IP4) == "", 6)
+    with helper(laptop.pod) as another:
+        another.begin()
+        another.renew()
+        assert caught(another, OUTSIDE_IP4) == ""
+    wait(lambda: laptop.pod.state() == before)
+
+
+def test_there_is_one_at_a_time(laptop: PodNetwork) -> None:
+    with helper(laptop.pod) as one:
+        one.begin()
+        other = Helper(laptop.pod)
+        assert other.started.wait(10) == IN_USE
+        other.sock.close()
+        assert other.started.stderr is not None
+        other.started.stderr.close()
+        one.say(change={"add": [SERVICE4], "delete": []})
+        one.renew()
+        wait(lambda: caught(one, SERVICE4) != "")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"change": {"add": ["127.0.0.1"], "delete": []}},
+        {"change": {"add": ["x"], "delete": []}},
+        {"change": {"add": ["10.0.0.0/8"] * 3000, "delete": []}},
+        {"change": {"add": [7], "delete": []}},
+        {"dns": {"servers": ["10.0.0.0/8"]}},
+        {"family": 16, "kind": 3, "count": 1},
+        {"family": 2, "kind": 1, "count": 1000},
+        {"exec": "/bin/sh"},
+    ],
+)
+def test_nonsense_ends_it(laptop: PodNetwork, message: dict[str, Any]) -> None:
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(**message)
+        told, _ = one.hear()
+        assert "failed" in told
+        wait(lambda: one.processes() == [])
+
+
+def test_many_addresses_come_and_go_quickly(laptop: PodNetwork) -> None:
+    addresses = [f"10.{64 + number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(5000)]
+    with helper(laptop.pod) as one:
+        one.begin()
+        began = time.monotonic()
+        for _ in range(3):
+            for at in range(0, 5000, 1000):
+                one.say(change={"add": addresses[at : at + 1000], "delete": []})
+            for at in range(0, 5000, 1000):
+                one.say(change={"add": [], "delete": addresses[at : at + 1000]})
+        one.say(change={"add": [addresses[4999]], "delete": []})
+        one.renew()
+        wait(lambda: caught(one, addresses[4999]) != "", 20)
+        print(f"30,000 changes in {time.monotonic() - began:.2f} s")

@@ -22,6 +22,7 @@ from tproxy.steer.port import Attachment, SteeredPort
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
+from tproxy.tunnel.splice import Splice
 from tproxy_node.desired import Route, Routes
 from tproxy_node.first_bytes import FirstBytes
 from tproxy_node.personal.ports import PersonalPorts
@@ -29,7 +30,6 @@ from tproxy_node.personal.tally import Tally
 from tproxy_node.plan import PodRef
 from tproxy_node.pool import Pool, Pools
 from tproxy_node.probing import PodProbing, Probing
-from tproxy_node.splice import Splice
 from tproxy_node.tunnelled import Tunnelled
 
 log = logging.getLogger(__name__)

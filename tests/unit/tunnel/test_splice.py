@@ -6,9 +6,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import uvloop
-from tproxy_node.splice import Splice
 
 from tproxy.tasks import Tasks
+from tproxy.tunnel.splice import Splice
 
 MEGABYTE = b"x" * (1 << 20)
 

@@ -1,4 +1,4 @@
-"""Joins two TCP connections: the client's and one to the app, when the laptop is not in the way.
+"""Joins two TCP connections, a client's and one to the app, that need no tunnel.
 
 Half-close, reset and backpressure pass through in both directions, so that the app and its client behave as if they
 were connected to each other. What is in flight is bounded by the write buffers of the two transports.
@@ -53,6 +53,8 @@ class Side(asyncio.Protocol):
         self._early.clear()
         if self._finished:
             tcp.write_eof()
+        if self.peer.gone and not (self._finished and self.peer._finished):
+            self.abort()  # it went before this connection stood
         self.peer._resume_reading()
 
     def data_received(self, data: bytes) -> None:

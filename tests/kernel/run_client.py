@@ -1,0 +1,27 @@
+"""The command line's half of a run: `python -m tests.kernel.run_client [LAPTOP:PORT]... -- CMD`."""
+
+import os
+import sys
+
+from tproxy_cli.run.launch import Launch, Wanted
+from tproxy_cli.ui.console import Console
+
+from tproxy.errors import TproxyError
+
+
+def main() -> int:
+    split = sys.argv.index("--")
+    options, words = sys.argv[1:split], sys.argv[split + 1 :]
+    publish = [(int(one.partition(":")[0]), int(one.partition(":")[2])) for one in options]
+    launch = Launch(Console(), Wanted({}, None, publish))
+    try:
+        return launch.run(words, os.environ)
+    except TproxyError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        launch.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Catches everything that leaves a network namespace of our own, without root: addresses, rules, sockets."""

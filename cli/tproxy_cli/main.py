@@ -19,6 +19,7 @@ COMMANDS = {
     "completion": "Print the completion script for a shell.",
     "config": "Show the configuration and where it comes from.",
     "doctor": "Check the laptop, the cluster and tproxy in it.",
+    "env": "Show the environment of a workload's container.",
     "help": "Explain a command or a topic.",
     "intercept": "Bring a workload's traffic to your laptop.",
     "lab": "Run a small cluster on this machine.",

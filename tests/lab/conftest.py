@@ -3,6 +3,7 @@
 lab         the lab, with node daemons; brought up once, removed at the end
 scene       apps in it and one on its laptop, for the tests of what must hold
 namespace   a fresh namespace of the lab for one test
+other_lab   another lab, with the other settings of the node daemons
 own_lab     makes labs of a test's own, and removes what is left of them
 """
 
@@ -166,6 +167,20 @@ def lab() -> Iterator[Lab]:
     one = Lab(f"test-{secrets.token_hex(3)}")
     try:
         one.run("up")
+        yield one
+        log = one.layout.server_log.read_text()
+        assert "Traceback" not in log, log
+    finally:
+        down(one.layout)
+
+
+@pytest.fixture(scope="session")
+def other_lab() -> Iterator[Lab]:
+    """A lab with the other settings: node daemons steer by TPROXY rules and leave reading to users' own rights."""
+    one = Lab(f"test-{secrets.token_hex(3)}")
+    flags = ("--steering=tproxy", "--environment=user", "--files=user")
+    try:
+        one.run("up", "--nodes", "1", *(f"--daemon-flag={flag}" for flag in flags))
         yield one
         log = one.layout.server_log.read_text()
         assert "Traceback" not in log, log

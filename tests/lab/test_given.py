@@ -1,5 +1,6 @@
 """The container's environment and files on the laptop, as a person gets them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import yaml
 from tproxy_cli.daemon.given.directory import LIST
 
 from tests.lab.laptop import Laptop
-from tproxy.kube.port import CONFIGMAPS, PODS
+from tproxy.kube.port import CONFIGMAPS, NAMESPACES, PODS, SECRETS, SESSIONS
 
 VARIABLES = {
     "GREETING": 'it\'s "$HOME" \\',
@@ -79,8 +80,9 @@ def on_disk(directory: Path) -> dict[str, str]:
     return found
 
 
-@pytest.fixture
-def person(lab: Any, namespace: str) -> Iterator[Person]:
+@contextlib.contextmanager
+def playing(lab: Any, namespace: str) -> Iterator[Person]:
+    """A person in a namespace with the Deployment."""
     one = Person(lab, namespace)
     deployment, service = yaml.safe_load_all(lab.server("web"))
     spec = deployment["spec"]["template"]["spec"]
@@ -93,8 +95,16 @@ def person(lab: Any, namespace: str) -> Iterator[Person]:
     sidecar = {"name": "sidecar", "command": ["sleep", "infinity"], "env": [{"name": "WHO", "value": "sidecar"}]}
     spec["containers"].insert(0, sidecar)
     lab.apply(SOURCES + yaml.safe_dump_all([deployment, service]), namespace)
-    yield one
-    one.tproxy("quit", check=False)
+    try:
+        yield one
+    finally:
+        one.tproxy("quit", check=False)
+
+
+@pytest.fixture
+def person(lab: Any, namespace: str) -> Iterator[Person]:
+    with playing(lab, namespace) as one:
+        yield one
 
 
 def test_the_environment_in_a_file(person: Person, tmp_path: Path) -> None:
@@ -170,3 +180,34 @@ def test_a_killed_daemon_leaves_files_that_the_next_one_knows(person: Person, tm
     person.lab.wait(lambda: read() == "colour: blue\n", "the change on disk")
     person.tproxy("quit")
     person.lab.wait(lambda: list(directory.iterdir()) == [], "an empty directory")
+
+
+def test_the_environment_without_an_intercept(person: Person) -> None:
+    shown = person.tproxy(
+        "env", "web", "-n", person.namespace, "-c", "web", "-o", "json", "--env-exclude", "POD"
+    ).stdout
+    seen = json.loads(shown)
+    assert {name: seen.get(name) for name in VARIABLES} == VARIABLES
+    assert not {"PATH", "HOME", "POD"} & seen.keys()
+    assert json.loads(person.tproxy(*asked, "-o", "json").stdout)["WHO"] == "sidecar"
+    assert person.lab.client.list(SESSIONS, person.namespace) == []
+    done = person.tproxy(*asked, "-c", "wbe", check=False)
+    assert "has no container wbe" in done.stderr
+    assert "`web`" in done.stderr
+    done = person.tproxy(*asked, "-c", "web", "-o", "docker", check=False)
+    assert "`compose`" in done.stderr
+    assert done.stdout == ""
+
+
+def test_where_nodes_do_not_read_the_users_own_rights_count(other_lab: Any, tmp_path: Path) -> None:
+    other_lab.client.create(NAMESPACES, {"metadata": {"name": "own"}})
+    with playing(other_lab, "own") as person:
+        shown = json.loads(person.tproxy("env", "web", "-n", "own", "-c", "web", "-o", "json").stdout)
+        assert shown == {**VARIABLES, "KEY": "s3cret-key", "POD": person.pods()[0]["name"]}
+        person.ask("--files", str(tmp_path / "files"))
+        without_token = {path: text for path, text in SEEN.items() if not path.endswith("/token")}
+        assert on_disk(tmp_path / "files") == without_token  # the lab's API server makes no tokens
+        person.leave()
+        person.lab.client.delete(SECRETS, "keys", "own")
+        done = person.tproxy("env", "web", "-n", "own", "-c", "web", check=False)
+        assert 'secret "keys" not found' in done.stderr

@@ -41,7 +41,7 @@ def pod_name(node: Node) -> str:
     return f"tproxy-node-{node.name}"
 
 
-def pod(layout: Layout, node: Node) -> Object:
+def pod(layout: Layout, node: Node, flags: Sequence[str] = ()) -> Object:
     """The daemon's pod: what the chart's DaemonSet would make, with a host process instead of an image."""
     return {
         "metadata": {"name": pod_name(node), "namespace": NAMESPACE, "labels": _LABELS},
@@ -54,7 +54,7 @@ def pod(layout: Layout, node: Node) -> Object:
                     "name": "node",
                     "image": "tproxy-node",
                     "command": ["python", "-m", "tproxy_node"],
-                    "args": ["--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc"],
+                    "args": ["--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc", *flags],
                     "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
                     "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
                     "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2},
@@ -70,7 +70,7 @@ def pod(layout: Layout, node: Node) -> Object:
     }
 
 
-async def keep(layout: Layout, nodes: Sequence[Node], store: Store) -> None:
+async def keep(layout: Layout, nodes: Sequence[Node], store: Store, flags: Sequence[str] = ()) -> None:
     """Create the daemons' pods, and create each again whenever it is gone, for ever."""
     while True:
         version = store.version
@@ -78,7 +78,7 @@ async def keep(layout: Layout, nodes: Sequence[Node], store: Store) -> None:
         for node in nodes:
             if pod_name(node) not in present:
                 try:
-                    store.create(PODS, pod(layout, node))
+                    store.create(PODS, pod(layout, node, flags))
                 except AlreadyExistsError:
                     continue
         await store.wait([PODS], version)

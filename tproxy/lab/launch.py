@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tproxy.errors import ConflictError, InvalidError, TproxyError
@@ -18,7 +18,7 @@ from tproxy.lab.layout import NETNS, RUN, Layout
 _LOG_TAIL_BYTES = 2000
 
 
-def up(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str], None]) -> None:
+def up(layout: Layout, nodes: int, node_daemons: Sequence[str] | None, progress: Callable[[str], None]) -> None:
     """Start the lab and return when it is ready. On failure nothing of it is left. Raises TproxyError."""
     if not 1 <= nodes <= MAX_NODES:
         raise InvalidError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}", "`tproxy lab up --nodes 2`")
@@ -32,7 +32,7 @@ def up(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str],
         if layout.cgroup.exists() or layout.present_netns():
             # Its files are gone but processes or namespaces aren't: somebody cleaned /run by hand.
             remove(layout, keep_state=True)
-        _start_server(layout, nodes, with_daemons, progress)
+        _start_server(layout, nodes, node_daemons, progress)
     except BaseException:
         remove(layout)
         raise
@@ -56,12 +56,15 @@ def _exists(layout: Layout) -> TproxyError:
     return TproxyError(f"a lab {layout.name!r} has crashed and left things behind", f"`tproxy lab down{layout.option}`")
 
 
-def _start_server(layout: Layout, nodes: int, with_daemons: bool, progress: Callable[[str], None]) -> None:
+def _start_server(
+    layout: Layout, nodes: int, node_daemons: Sequence[str] | None, progress: Callable[[str], None]
+) -> None:
     group = layout.place_cgroup("server")
     group.mkdir(parents=True)
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "tproxy.lab.server", "--name", layout.name, "--nodes", str(nodes)]
-    command += ["--announce", str(writing)] + ([] if with_daemons else ["--without-daemons"])
+    command += ["--announce", str(writing)]
+    command += ["--without-daemons"] if node_daemons is None else [f"--daemon-flag={flag}" for flag in node_daemons]
     with layout.server_log.open("ab") as log, os.fdopen(reading) as lines:
         try:
             server = subprocess.Popen(

@@ -58,13 +58,14 @@ def main() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--without-daemons", action="store_true")
+    parser.add_argument("--daemon-flag", action="append", default=[], help="for the node daemons")
     parser.add_argument("--announce", type=int, required=True, help="descriptor to report to")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.set_inheritable(options.announce, False)
     announcer = Announcer(options.announce)
     try:
-        stage = Stage(Layout(options.name), options.nodes, not options.without_daemons, os.getcwd())
+        stage = Stage(Layout(options.name), options.nodes, None if options.without_daemons else options.daemon_flag)
     except TproxyError as error:
         announcer.say(error=error.message, hint=error.hint)
         return 1

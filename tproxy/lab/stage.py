@@ -34,13 +34,16 @@ LAPTOP_USER = "developer"
 
 
 class Stage:
-    """A lab with `nodes` nodes. `working_directory` is where containers without a `workingDir` run."""
+    """A lab with `nodes` nodes. Containers without a `workingDir` run where the server does.
 
-    def __init__(self, layout: Layout, nodes: int, with_daemons: bool, working_directory: str) -> None:
+    `daemon_flags` are the node daemons' own, None for a lab without them.
+    """
+
+    def __init__(self, layout: Layout, nodes: int, daemon_flags: Sequence[str] | None) -> None:
         self._layout = layout
         self._nodes = [Node(index) for index in range(1, nodes + 1)]
-        self._with_daemons = with_daemons
-        self._working_directory = working_directory
+        self._daemon_flags = daemon_flags
+        self._working_directory = os.getcwd()
         self._records = Records(layout.records, self._facts())
         self._places: dict[str, Sandbox] = {}
         self._store = Store([*builtin_kinds(), *custom_kinds()])
@@ -64,9 +67,11 @@ class Stage:
         self._kept += [proxy, *kubelets]
         for kubelet in kubelets:
             kubelet.start()
-        if self._with_daemons:
+        if self._daemon_flags is not None:
             progress("starting the node daemons")
-            self._tasks.start(daemons.keep(self._layout, self._nodes, self._store), "keep node daemons")
+            self._tasks.start(
+                daemons.keep(self._layout, self._nodes, self._store, self._daemon_flags), "keep node daemons"
+            )
             await daemons.wait_ready(self._layout, self._nodes, self._store)
         self._records.set_state("up")
 

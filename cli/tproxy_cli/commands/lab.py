@@ -45,14 +45,22 @@ def _name_option(function: Function) -> Function:
 @command()
 @click.option("--nodes", default=2, show_default=True, allow_from_autoenv=False, help="How many nodes.")
 @click.option("--without-daemons", is_flag=True, allow_from_autoenv=False, help="Start no node daemons.")
+@click.option(
+    "--daemon-flag",
+    "daemon_flags",
+    multiple=True,
+    metavar="FLAG",
+    allow_from_autoenv=False,
+    help="Flag of the node daemons, such as --steering=tproxy. Repeatable.",
+)
 @_name_option
-def up(console: Console, layout: Layout, nodes: int, without_daemons: bool) -> None:
+def up(console: Console, layout: Layout, nodes: int, without_daemons: bool, daemon_flags: tuple[str, ...]) -> None:
     """Bring the lab up; returns when everything in it is ready."""
     from tproxy.lab import launch, machine
 
     machine.require_root("up")
     started = time.monotonic()
-    launch.up(layout, nodes, not without_daemons, console.progress)
+    launch.up(layout, nodes, None if without_daemons else daemon_flags, console.progress)
     console.out(f"lab/{layout.name} up in {elapsed(time.monotonic() - started)}")
     console.hint(f"next: `tproxy lab apply{layout.option} -f FILE`, `tproxy lab exec{layout.option} laptop -- bash`")
 

@@ -18,9 +18,17 @@ from tproxy_cli.daemon import forcing, leaving, listing
 from tproxy_cli.daemon.clock import watch_sleep
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.clusters import Clusters
+from tproxy_cli.daemon.given.asking import ask
 from tproxy_cli.daemon.intercepting import Interception
 from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
-from tproxy_cli.daemon.requests import CompleteRequest, InterceptRequest, LeaveRequest, ListRequest, Where
+from tproxy_cli.daemon.requests import (
+    CompleteRequest,
+    EnvironmentRequest,
+    InterceptRequest,
+    LeaveRequest,
+    ListRequest,
+    Where,
+)
 from tproxy_cli.daemon.session import LaptopSession
 from tproxy_cli.daemon.state import SavedSession, StateFile
 
@@ -63,6 +71,11 @@ class Engine:
         """Create an intercept and wait until it is live; cancelled or failed, it leaves nothing behind."""
         cluster, namespace = await self._find(request.where)
         return await Interception(cluster, namespace, request, say, self._undoing).run()
+
+    async def environment(self, request: EnvironmentRequest, say: Progress) -> Json:
+        """A container's environment."""
+        cluster, namespace = await self._find(request.where)
+        return await ask(cluster, namespace, request, say, self._undoing)
 
     async def leave(self, request: LeaveRequest, say: Progress) -> Json:
         """Delete intercepts of this user. Goes on to the end even if nobody waits for it any more."""

@@ -68,6 +68,22 @@ class EnvironmentForm:
         return render(self.format, variables).decode("utf-8", "surrogateescape")
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class EnvironmentRequest:
+    """`tproxy env`. Each is only equal to itself: it names who uses a session."""
+
+    where: Where
+    target: TargetQuery
+    container: str
+    form: EnvironmentForm
+
+    @classmethod
+    def of(cls, body: Body) -> "EnvironmentRequest":
+        """Read a request's body."""
+        target, container = parse_target(_text(body, "target")), _text_or_none(body, "container") or ""
+        return cls(Where.of(body), target, container, EnvironmentForm.of(body.get("environment")))
+
+
 @dataclass(frozen=True, slots=True)
 class InterceptRequest:
     """`tproxy intercept`."""

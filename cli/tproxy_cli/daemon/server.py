@@ -117,6 +117,9 @@ class Server:
                 raise TproxyError("the daemon is just stopping", "run the command again")
             return await engine.intercept(requests.InterceptRequest.of(body), say)
 
+        async def environment(body: Json, say: Progress) -> Json:
+            return await engine.environment(requests.EnvironmentRequest.of(body), say)
+
         async def leave(body: Json, say: Progress) -> Json:
             return await engine.leave(requests.LeaveRequest.of(body), say)
 
@@ -142,6 +145,7 @@ class Server:
 
         return {
             "intercept": intercept,
+            "environment": environment,
             "leave": leave,
             "list": list_,
             "complete": complete,

@@ -36,7 +36,7 @@ def test_without_cgroup2_the_command_that_mounts_it(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("nodes", [0, 10])
 def test_a_number_of_nodes_that_cannot_be(nodes: int) -> None:
     with pytest.raises(InvalidError, match="1 to 9 nodes"):
-        launch.up(Layout("unit-test"), nodes, True, print)
+        launch.up(Layout("unit-test"), nodes, (), print)
     assert not Layout("unit-test").state.exists()
 
 

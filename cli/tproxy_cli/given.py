@@ -92,6 +92,17 @@ def container_option(function: Function) -> Function:
     )(function)
 
 
+def format_option(function: Function) -> Function:
+    """How the environment is written."""
+    return click.option(
+        "--env-format",
+        type=click.Choice(FORMATS),
+        default="dotenv",
+        show_default=True,
+        help="Form of the environment.",
+    )(function)
+
+
 def selection_options(function: Function) -> Function:
     """Which variables."""
     decorated = click.option(
@@ -130,13 +141,7 @@ def given_options(function: Function) -> Function:
         help="Copy the container's ConfigMaps, Secrets and tokens below DIR, current until `tproxy leave`.",
     )(call)
     decorated = selection_options(decorated)
-    decorated = click.option(
-        "--env-format",
-        type=click.Choice(FORMATS),
-        default="dotenv",
-        show_default=True,
-        help="Form of the environment file.",
-    )(decorated)
+    decorated = format_option(decorated)
     decorated = click.option(
         "--env-file",
         metavar="FILE",

@@ -183,18 +183,16 @@ def test_a_killed_daemon_leaves_files_that_the_next_one_knows(person: Person, tm
 
 
 def test_the_environment_without_an_intercept(person: Person) -> None:
-    shown = person.tproxy(
-        "env", "web", "-n", person.namespace, "-c", "web", "-o", "json", "--env-exclude", "POD"
-    ).stdout
-    seen = json.loads(shown)
+    asked = ("env", "web", "-n", person.namespace)
+    seen = json.loads(person.tproxy(*asked, "-c", "web", "--env-format", "json", "--env-exclude", "POD").stdout)
     assert {name: seen.get(name) for name in VARIABLES} == VARIABLES
     assert not {"PATH", "HOME", "POD"} & seen.keys()
-    assert json.loads(person.tproxy(*asked, "-o", "json").stdout)["WHO"] == "sidecar"
+    assert json.loads(person.tproxy(*asked, "--env-format", "json").stdout)["WHO"] == "sidecar"
     assert person.lab.client.list(SESSIONS, person.namespace) == []
     done = person.tproxy(*asked, "-c", "wbe", check=False)
     assert "has no container wbe" in done.stderr
     assert "`web`" in done.stderr
-    done = person.tproxy(*asked, "-c", "web", "-o", "docker", check=False)
+    done = person.tproxy(*asked, "-c", "web", "--env-format", "docker", check=False)
     assert "`compose`" in done.stderr
     assert done.stdout == ""
 
@@ -202,7 +200,7 @@ def test_the_environment_without_an_intercept(person: Person) -> None:
 def test_where_nodes_do_not_read_the_users_own_rights_count(other_lab: Any, tmp_path: Path) -> None:
     other_lab.client.create(NAMESPACES, {"metadata": {"name": "own"}})
     with playing(other_lab, "own") as person:
-        shown = json.loads(person.tproxy("env", "web", "-n", "own", "-c", "web", "-o", "json").stdout)
+        shown = json.loads(person.tproxy("env", "web", "-n", "own", "-c", "web", "--env-format", "json").stdout)
         assert shown == {**VARIABLES, "KEY": "s3cret-key", "POD": person.pods()[0]["name"]}
         person.ask("--files", str(tmp_path / "files"))
         without_token = {path: text for path, text in SEEN.items() if not path.endswith("/token")}

@@ -5,7 +5,7 @@ import sys
 import click
 
 from tproxy_cli.client import Json
-from tproxy_cli.given import FORMATS, container_option, selection_options
+from tproxy_cli.given import container_option, format_option, selection_options
 from tproxy_cli.options import cluster_options, command, complete, daemon
 from tproxy_cli.ui.console import Console
 
@@ -19,25 +19,17 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 @command(name="env")
 @click.argument("workload", shell_complete=_workloads)
 @container_option
+@format_option
 @selection_options
 @cluster_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(FORMATS),
-    default="dotenv",
-    show_default=True,
-    allow_from_autoenv=False,
-    help="Form of the environment.",
-)
 def env_command(
     console: Console,
     workload: str,
     container: str,
+    env_format: str,
     env_include: tuple[str, ...],
     env_exclude: tuple[str, ...],
     cluster: Json,
-    output: str,
 ) -> None:
     """Show the environment of a workload's container.
 
@@ -47,13 +39,13 @@ def env_command(
     \b
     Examples:
       tproxy env web > .env
-      eval "$(tproxy env web -o sh)"
-      tproxy env web -c proxy -o json --env-exclude '*_TOKEN'
+      eval "$(tproxy env web --env-format sh)"
+      tproxy env web -c proxy --env-format json --env-exclude '*_TOKEN'
     """
     from tproxy.model.workload import parse_target
 
     parse_target(workload)
-    form = {"format": output, "include": list(env_include), "exclude": list(env_exclude)}
+    form = {"format": env_format, "include": list(env_include), "exclude": list(env_exclude)}
     body = {"cluster": cluster, "target": workload, "container": container or None, "environment": form}
     result = daemon(console).call("/v1/environment", body, start=True, seconds=ANSWER_SECONDS)
     console.clear()

@@ -130,10 +130,10 @@ class Hop(Protocol):
         """Seconds, monotonic."""
         ...
 
-    def open(self, choice: Choice) -> Upstream | None:
+    def open(self, choice: Choice, fresh: bool = False) -> Upstream | None:
         """A connection to a laptop, which may be written to at once; None if there is no way to it now.
 
-        It belongs to this router until it is released, closed, reset or lost.
+        It belongs to this router until it is released, closed, reset or lost. A `fresh` one has carried nothing yet.
         """
         ...
 

@@ -5,6 +5,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from tproxy.http.h2.router import Http2
 from tproxy.http.opening import Opening
 from tproxy.http.port import APP, Choice, Matcher, Router, Upstream
 from tproxy.http.raw import Raw
@@ -40,7 +41,7 @@ class ClientHop:
     def start(self) -> None:
         """Begin: the default upstream is opened, and the client listened to."""
         self.default = self._open_default()
-        self.become(Opening(self, self._ports.http2))
+        self.become(Opening(self, Http2))
 
     @property
     def matcher(self) -> Matcher:
@@ -51,11 +52,11 @@ class ClientHop:
     def matcher(self, matcher: Matcher) -> None:
         self._matcher = matcher
 
-    def open(self, choice: Choice) -> Upstream | None:
+    def open(self, choice: Choice, fresh: bool = False) -> Upstream | None:
         """See `Hop`."""
         if choice is APP:
             return self._ports.open_app(self)
-        return self._ports.open_laptop(self, choice.session, choice.intercept, pooled=True)
+        return self._ports.open_laptop(self, choice.session, choice.intercept, pooled=not fresh)
 
     def reopen(self) -> Upstream:
         """See `Hop`."""

@@ -10,8 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from tproxy.http.matcher import Rules
-from tproxy.http.port import APP, Hop, Router
-from tproxy.http.raw import Raw
+from tproxy.http.port import APP
 from tproxy.model.flow import Address, FlowKind, OpenRequest
 from tproxy.steer.port import Attachment
 from tproxy_node.desired import Route, Routes
@@ -26,19 +25,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def http2_passes(hop: Hop, early: bytes, upgraded: bool) -> Router:
-    """HTTP/2 connections are the default upstream's."""
-    if early:
-        hop.client.write(early)
-    return Raw(hop, hop.default)
-
-
 class PersonalPorts:
     """Its connections, from their beginning to their end."""
 
     def __init__(self, relay: "Relay", pod: PodRef, attachment: Attachment) -> None:
         self.record = relay.tally.record
-        self.http2 = http2_passes
         self._relay = relay
         self._pod = pod
         self._attachment = attachment

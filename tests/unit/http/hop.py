@@ -83,7 +83,7 @@ class RecordedHop:
     def now(self) -> float:
         return self.time
 
-    def open(self, choice: Choice) -> Recorded | None:
+    def open(self, choice: Choice, fresh: bool = False) -> Recorded | None:
         if choice.intercept in self.unreachable:
             return None
         laptop = Recorded(choice.intercept)

@@ -63,12 +63,19 @@ class Figures:
 
 def wrk(url: str, connections: int, seconds: float) -> tuple[float, float]:
     """Requests per second and p50 in microseconds."""
-    out = inside("user", "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", url)
+    rate, p50, _ = percentiles(url, connections, seconds)
+    return rate, p50
+
+
+def percentiles(url: str, connections: int, seconds: float, *options: str) -> tuple[float, float, float]:
+    """Requests per second, p50 and p99 in microseconds. `options` are more of wrk's."""
+    out = inside("user", "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", *options, url)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    p50 = re.search(r"50%\s+([\d.]+)(us|ms|s)", out)
-    if not rate or not p50 or "Non-2xx" in out:
+    found = [re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)", out) for percent in (50, 99)]
+    if not rate or not all(found) or "Non-2xx" in out:
         raise SystemExit(out)
-    return float(rate[1]), float(p50[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[p50[2]]
+    p50, p99 = (float(one[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[one[2]] for one in found if one)
+    return float(rate[1]), p50, p99
 
 
 def bulk(url: str, size: int) -> float:

@@ -17,19 +17,27 @@ MAX_KEPT = 64 * 1024
 ERROR_HEADER = "tproxy-error"
 
 
-@dataclass(slots=True)
 class Exchange:
     """A request and how far its answer has come; `body` is the answer's while it arrives."""
 
-    request: RequestHead
-    began: float
-    choice: Choice | None = None
-    outcome: Outcome = Outcome.PASSED
-    started: bool = False
-    answered: bool = False
-    status: int = 0
-    body: Body | None = None
-    persistent: bool = True
+    __slots__ = ("answered", "began", "body", "choice", "outcome", "persistent", "request", "started", "status")
+
+    def __init__(
+        self, request: RequestHead, began: float, choice: Choice | None = None, outcome: Outcome = Outcome.PASSED
+    ) -> None:
+        self.request = request
+        self.began = began
+        self.choice = choice
+        self.outcome = outcome
+        self.started = False
+        self.answered = False
+        self.status = 0
+        self.body: Body | None = None
+        self.persistent = True
+
+
+PLAIN = RequestHead(b"GET", b"/", [], None, True)
+"""Stands for any request that is plain (`tproxy.http.plain`)."""
 
 
 class Kept:

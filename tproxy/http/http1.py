@@ -11,9 +11,10 @@ everything that follows on the connection.
 import re
 
 from tproxy.http.answers import END_OF_HEAD, Answers
-from tproxy.http.exchange import Exchange, Kept, Matched, Remedy, failure, remedy
+from tproxy.http.exchange import PLAIN, Exchange, Kept, Matched, Remedy, failure, remedy
 from tproxy.http.framing import Body, StrangeError
 from tproxy.http.head import MAX_HEAD, RequestHead, RequestReader
+from tproxy.http.plain import PlainMessages
 from tproxy.http.plumbing import Plumbing
 from tproxy.http.port import Buffer, Choice, Hop, Http2Maker, Outcome, Upstream
 from tproxy.http.undecided import HOLD_SECONDS
@@ -31,6 +32,7 @@ class Http1(Plumbing):
     def __init__(self, hop: Hop, http2: Http2Maker, default_lost: bool = False) -> None:
         super().__init__(hop, default_lost)
         self._http2 = http2
+        self._plain = PlainMessages()
         self._requests = RequestReader()
         self._answers = Answers(self._answered)
         self._pending = self._answers.pending
@@ -44,10 +46,18 @@ class Http1(Plumbing):
 
     def client_data(self, data: bytes) -> None:
         """The client's bytes, however they are cut."""
+        undecided = self._undecided
+        if not (self._blocked or undecided.bytes or self._body or self._default_lost or self._over):
+            telling = self._hop.matcher.telling
+            if telling is not None and self._plain.request(data, telling):
+                self._pending.append(Exchange(PLAIN, self._hop.now()))
+                self._default.write(data)
+                if len(self._pending) >= MAX_PIPELINED:
+                    self._blocked = True
+                return
         if self._over:
             return
-        undecided = self._undecided
-        if undecided:
+        if undecided.bytes:
             whole = undecided.add(data)
             if self._blocked:
                 self._stop()
@@ -185,14 +195,25 @@ class Http1(Plumbing):
 
     def upstream_data(self, upstream: Upstream, data: Buffer) -> None:
         """An upstream's bytes, however they are cut."""
+        if not isinstance(data, bytes):
+            data = bytes(data)
+        pending = self._pending
+        if len(pending) == 1 and upstream is self._default and not self._over:
+            exchange = pending[0]
+            if exchange.request is PLAIN and not exchange.started and (status := self._plain.answer(data)):
+                self._client.write(data)
+                exchange.status = status
+                pending.clear()
+                self._answered(exchange)
+                if self._blocked:
+                    self._go_on()
+                return
         if self._over:
             return
         matched = self._matched
         if upstream is not (self._default if matched is None else matched.upstream) or not self._pending:
             self._unasked(upstream, data)
             return
-        if not isinstance(data, bytes):
-            data = bytes(data)
         try:
             stop = self._answers.read(data)
         except StrangeError:

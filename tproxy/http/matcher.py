@@ -23,19 +23,15 @@ class Rules:
         self._chooser = Chooser(listed)
         self._agents = agents
         self._checks = checks
-        self._telling = self._chooser.wanted
-        self._by_headers = all(match.headers or match.baggage for match, _ in listed)
-        self.names = self._telling | {_AGENT} if agents else self._telling
+        wanted = self._chooser.wanted
+        self.names = wanted | {_AGENT} if agents else wanted
+        self.telling: frozenset[bytes] | None = None
+        if all(match.headers or match.baggage for match, _ in listed):
+            self.telling = self.names if checks is APP else wanted
 
     def pick(self, method: bytes, target: bytes, fields: Iterable[Field]) -> Choice | None:
         """The first intercept that matches, or None."""
         fields = list(fields)
-        if self._by_headers:
-            for name, _ in fields:
-                if name in self._telling:
-                    break
-            else:  # most requests on a port that people share
-                return APP if self._checks is APP and self._is_check(fields) else None
         choice = self._chooser.choose(method, target, fields)
         if (self._checks is APP if choice is None else not choice.checks) and self._is_check(fields):
             return self._checks

@@ -55,6 +55,11 @@ class Matcher(Protocol):
         """The header fields it may look at, in lower case. Others need not be told to `pick`."""
         ...
 
+    @property
+    def telling(self) -> frozenset[bytes] | None:
+        """A request without any of these fields goes to the default upstream, whatever else it is; None: who knows."""
+        ...
+
     def pick(self, method: bytes, target: bytes, fields: Iterable[Field]) -> Choice | None:
         """Where a request goes; None means the default upstream. `target` is the request's, in any of its forms."""
         ...

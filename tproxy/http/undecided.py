@@ -14,30 +14,30 @@ _BEGINNING = re.compile(
 
 
 class Undecided:
-    """Bytes of the client which nobody has been given, save for the first `shown` of them."""
+    """`bytes` of the client which nobody has been given, save for the first `shown` of them."""
 
     def __init__(self) -> None:
         self.shown = 0
-        self._bytes = bytearray()
+        self.bytes = bytearray()
 
     def __len__(self) -> int:
-        return len(self._bytes)
+        return len(self.bytes)
 
     def add(self, data: bytes) -> bool:
         """More of the same. True if there is a whole head in them now."""
-        searched = max(len(self._bytes) - 3, 0)
-        self._bytes += data
-        return self._bytes.find(END_OF_HEAD, searched) >= 0
+        searched = max(len(self.bytes) - 3, 0)
+        self.bytes += data
+        return self.bytes.find(END_OF_HEAD, searched) >= 0
 
     def take(self) -> bytes:
         """All of them, to be decided or passed on."""
-        data = bytes(self._bytes)
-        self._bytes.clear()
+        data = bytes(self.bytes)
+        self.bytes.clear()
         return data
 
     def peek(self) -> bytes:
         """All of them, which stay."""
-        return bytes(self._bytes)
+        return bytes(self.bytes)
 
     def unshown(self, data: bytes) -> bytes:
         """What the default upstream has not got of `data`, which begins where these bytes do, and is passed on now."""
@@ -50,7 +50,7 @@ class Undecided:
     @property
     def promising(self) -> bool:
         """Whether they can become the head of a request."""
-        held = self._bytes
+        held = self.bytes
         if len(held) >= MAX_HEAD:
             return False
         if held == b"\r":

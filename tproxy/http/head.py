@@ -80,11 +80,19 @@ class RequestReader:
         fields = [(name.lower(), value.rstrip(b" \t")) for name, value in _finder(names).findall(head)]
         found = RequestHead(method, target, fields, None, True)
         if fields or upgrade or version == b"0":
-            found.persistent = parser.should_keep_alive()
+            found.persistent = _persistent(fields, version)
             _frame(found, version, upgrade)
             if found.body is not None or upgrade:
                 self._parser = httptools.HttpRequestParser(None)  # this one waits for the body
         return found
+
+
+def _persistent(fields: Iterable[Field], version: bytes) -> bool:
+    """Whether the connection goes on behind this message (RFC 9112, 9.3)."""
+    options = {
+        option.strip(b" \t").lower() for name, value in fields if name == b"connection" for option in value.split(b",")
+    }
+    return b"close" not in options and (version == b"1" or b"keep-alive" in options)
 
 
 def _frame(head: RequestHead, version: bytes, upgrade: bool) -> None:
@@ -122,8 +130,9 @@ class ResponseReader:
             pass
         except httptools.HttpParserError as error:
             raise StrangeError(str(error)) from None
-        found = ResponseHead(status, UntilClose(), parser.should_keep_alive())
-        _measure(found, _finder(frozenset()).findall(head), line[1])
+        fields = [(name.lower(), value.rstrip(b" \t")) for name, value in _finder(frozenset()).findall(head)]
+        found = ResponseHead(status, UntilClose(), _persistent(fields, line[1]))
+        _measure(found, fields, line[1])
         if method == b"HEAD" or status < 200 or status in (204, 304):
             found.body = None
         if isinstance(found.body, UntilClose):
@@ -133,11 +142,10 @@ class ResponseReader:
 
 def _measure(head: ResponseHead, fields: Iterable[Field], version: bytes) -> None:
     for name, value in fields:
-        name = name.lower()
         if name == b"content-length":
             size = int(value)
             head.body = Sized(size) if size else None
         elif name == b"transfer-encoding":
-            if value.rstrip(b" \t").lower() != b"chunked" or version == b"0":
+            if value.lower() != b"chunked" or version == b"0":
                 raise StrangeError("a transfer coding other than chunked")
             head.body = Chunked()

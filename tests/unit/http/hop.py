@@ -158,6 +158,10 @@ class Talk:
             self._router.client_eof()
         return self
 
+    def timeout(self) -> None:
+        self.hop.awake = None
+        self._router.timeout()
+
     def lose(self, upstream: Recorded, reason: ResetReason = ResetReason.RESET, detail: str = "") -> "Talk":
         self._router.upstream_lost(upstream, reason, detail)
         return self

@@ -4,12 +4,12 @@ BIN := .venv/bin
 BPF := tproxy/steer/sk_lookup.bpf.o
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: demo test lint unit kernel lab bpf setup requirements clean
+.PHONY: demo test lint unit chart manifest kernel lab bpf setup requirements clean
 
 demo: setup ## run the main job in a lab on this machine; STEP=1 waits for Enter between steps
 	@$(BIN)/python demo/run.py $(if $(STEP),--step)
 
-test: setup lint unit kernel lab ## everything that must hold
+test: setup lint unit chart kernel lab ## everything that must hold
 
 lint: setup
 	$(BIN)/ruff check .
@@ -19,6 +19,14 @@ lint: setup
 
 unit: setup
 	$(PYTEST) tests/unit
+
+chart: setup ## the Helm chart: lint, what it renders, what it refuses
+	@helm=$$(.ci/helm) && HELM=$$helm $(PYTEST) tests/chart
+
+manifest: setup ## dist/tproxy.yaml: the chart with its own values, for people without Helm
+	@mkdir -p dist
+	@helm=$$(.ci/helm) && HELM=$$helm $(BIN)/python charts/manifest.py >dist/tproxy.yaml.new
+	@mv dist/tproxy.yaml.new dist/tproxy.yaml && echo dist/tproxy.yaml
 
 kernel: setup ## real steering in network namespaces; needs root
 	$(PYTEST) tests/kernel

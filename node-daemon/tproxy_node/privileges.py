@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tproxy.errors import ClusterError
 
-_NEEDED = {
+NEEDED = {
     12: "NET_ADMIN",  # attach to network namespaces
     19: "SYS_PTRACE",  # read other processes' namespaces
     21: "SYS_ADMIN",  # enter them; BPF before 5.8
@@ -23,7 +23,7 @@ def require(status: Path = Path("/proc/self/status")) -> None:
     for line in status.read_text().splitlines():
         if line.startswith("CapEff:"):
             effective = int(line.split()[1], 16)
-    missing = [name for bit, name in _NEEDED.items() if not effective >> bit & 1]
+    missing = [name for bit, name in NEEDED.items() if not effective >> bit & 1]
     if missing:
         names = ", ".join(missing)
         raise ClusterError(

@@ -20,7 +20,7 @@ from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStat
 from tproxy.model.match import HeaderMatch, Match, PathMatch
 from tproxy.model.session import Session
 
-CRDS = Path(__file__).parents[3] / "charts" / "tproxy" / "crds"
+CRDS = Path(__file__).parents[3] / "charts" / "tproxy" / "files" / "crds"
 
 
 def stored(value: Session | Intercept) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tproxy.kube.port import (
     Resource,
 )
 
-CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "crds"
+CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "files" / "crds"
 """The chart's own definitions, so that the lab refuses what a cluster with the chart refuses."""
 
 

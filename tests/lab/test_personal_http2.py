@@ -1,0 +1,112 @@
+"""Personal intercepts of HTTP/2 and gRPC with real clients and servers, in the lab."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.laptop import Laptop, local_app
+
+HERE = Path(__file__).parent
+
+MANIFESTS = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: {name}
+        command: {command}
+        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
+        ports: [{{name: main, containerPort: {port}}}]
+        readinessProbe: {{tcpSocket: {{port: main}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: main, port: 80, targetPort: main}}]
+"""
+
+
+@contextlib.contextmanager
+def intercepted(lab: Any, namespace: str, name: str, script: list[str], port: int) -> Iterator[Laptop]:
+    """A Deployment of a server, and the same server on the laptop for requests with `x-user: ada`."""
+    person = Laptop(lab, namespace)
+    command = json.dumps(["python", str(HERE / script[0]), *script[1:], "--port", str(port)])
+    lab.apply(MANIFESTS.format(name=name, command=command, port=port), namespace)
+
+    def serves() -> bool:
+        probe = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
+        return lab.exec("laptop", "python", "-c", probe, check=False).returncode == 0
+
+    app = local_app(lab, [str(HERE / script[0]), *script[1:], "--port", str(port)], serves)
+    try:
+        person.tproxy("intercept", name, "-p", str(port), "-n", namespace, "--http-header", "x-user=ada")
+        yield person
+    finally:
+        person.tproxy("quit", check=False)
+        app.terminate()
+        app.wait(10)
+
+
+def test_curl_speaks_http2_by_prior_knowledge_and_by_upgrade(lab: Any, namespace: str, tmp_path: Path) -> None:
+    with intercepted(lab, namespace, "h2", ["h2_app.py"], 8080):
+        url = f"http://h2.{namespace}.svc.cluster.local"
+        body = tmp_path / "body"
+        body.write_bytes(b"z" * 3_000_000)
+        digest = hashlib.sha256(body.read_bytes()).hexdigest()
+
+        def curl(*options: str, path: str = "/a") -> str:
+            asked = ("curl", "-sS", "-m", "20", "-w", "%{http_version} %{http_code}", *options, url + path)
+            return str(lab.exec("user", *asked).stdout)
+
+        for how in ("--http2-prior-knowledge", "--http2"):
+            mine, others = curl(how, "-H", "X-User: ada"), curl(how)
+            assert mine.startswith("laptop /a ")
+            assert others.startswith("h2-")
+            assert others.endswith("2 200")
+            # A request to upgrade is served in HTTP/1.1 where it is for a laptop: the connection stays everybody's.
+            assert mine.endswith("2 200" if how == "--http2-prior-knowledge" else "1.1 200")
+        upload = ("--http2-prior-knowledge", "--data-binary", f"@{body}")
+        assert digest in curl(*upload)
+        assert digest in curl(*upload, "-H", "x-user: ada")
+        for header in ("x-user: ada", "x-user: eve"):
+            options = ("--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{size_download}", "-H", header)
+            assert curl(*options, path="/bytes/5000000").endswith("5000000")
+        assert curl("--http2", path="/bytes/5000000").startswith("x" * 5_000_000)
+
+
+@pytest.mark.parametrize("user", ["", "ada"])
+def test_grpc_calls_of_every_kind(lab: Any, namespace: str, user: str) -> None:
+    with intercepted(lab, namespace, "echo", ["grpc_app.py", "serve"], 50051):
+        address = f"echo.{namespace}.svc.cluster.local:80"
+        command = ["python", str(HERE / "grpc_app.py"), "call", address, *(["--user", user] if user else [])]
+        found = json.loads(lab.exec("user", *command).stdout)
+        who = found["unary"][0]
+        assert who == "laptop" if user else who.startswith("echo-")
+        mine, others = found.pop("mixed")
+        assert mine == [who]
+        assert [name.startswith("echo-") for name in others] == [True]
+        assert found == {
+            "unary": [who, True],
+            "big": [who, True],
+            "down": [1_000_000, who],
+            "up": [who, True],
+            "both": [who, True],
+            "slow": ["DEADLINE_EXCEEDED", "Deadline Exceeded"],
+            "fail": ["FAILED_PRECONDITION", "as you wished: 100 % é"],
+            "missing": ["UNIMPLEMENTED", "Method not found!"],
+            "cancelled": True,
+        }

@@ -10,20 +10,23 @@ node is full the kernel is told to steer nothing until there is room again.
 import asyncio
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from tproxy.http.probe import classify
+from tproxy.http.probe import Verdict, classify
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
+from tproxy.model.intercept import MAX_DRAIN_SECONDS
 from tproxy.netns.handle import Netns
 from tproxy.steer.port import Attachment, SteeredPort
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
-from tproxy.tunnel.splice import Splice
+from tproxy_node.apps import ToApp
 from tproxy_node.desired import Route, Routes
+from tproxy_node.farewell import Farewell
 from tproxy_node.first_bytes import FirstBytes
 from tproxy_node.personal.ports import PersonalPorts
 from tproxy_node.personal.tally import Tally
@@ -37,11 +40,12 @@ log = logging.getLogger(__name__)
 BACKLOG = 65535
 """For listen(2), which the event loop repeats on a listening socket; the kernel lowers it to its own limit."""
 
-DRAIN_SECONDS = 30.0
-"""What connections on the laptop get to finish after their intercept was left."""
-
 HANDSHAKE_SECONDS = 5.0
 """What handshakes begun towards our listener get to finish after a detach."""
+
+LEFT_SECONDS = MAX_DRAIN_SECONDS + 60.0
+LEFT_LOOK_SECONDS = 0.1
+"""How long, and how often, a pod that is no longer steered is looked at for connections that still need us."""
 
 LOOK_SECONDS = 1.0
 """How often to look whether the apps still listen."""
@@ -152,7 +156,7 @@ class PodRelay:
         self._steering = True
         self._servers: list[asyncio.Server] = []
         self._laptop: dict[tuple[int, str], set[Tunnelled]] = {}  # by port and intercept UID
-        self._app: set[Splice] = set()
+        self._apps = ToApp(relay, pod, attachment)
         self._personal = PersonalPorts(relay, pod, attachment)
         self._personal.set_routes(self.routes)
 
@@ -199,7 +203,7 @@ class PodRelay:
             self._probing.look(frozenset(port for port, route in self.routes.items() if route.probes == "app"))
 
     def set_routes(self, routes: Routes) -> None:
-        """Route like this from now on; connections that lose their intercept have `DRAIN_SECONDS` left."""
+        """Route like this from now on; connections that lose their intercept are drained."""
         self.routes = dict(routes)
         self._personal.set_routes(self.routes)
         self.look()
@@ -230,6 +234,11 @@ class PodRelay:
             log.warning("connections were not accepted in time", extra={"pod": str(self.pod)})
         # What was accepted last is on its way to `accepted`, which still needs the attachment.
         await asyncio.sleep(0)
+        self._stop_listening()
+        # So do connections to the laptop, while they may still come to the app.
+        deadline = time.monotonic() + LEFT_SECONDS
+        while self._laptop and time.monotonic() < deadline:  # noqa: ASYNC110 - none hurries
+            await asyncio.sleep(LEFT_LOOK_SECONDS)
         self._close()
 
     def abandon(self) -> None:
@@ -239,8 +248,7 @@ class PodRelay:
         for group in list(self._laptop.values()):
             for connection in list(group):
                 connection.abort("the pod is gone")
-        for splice in list(self._app):
-            splice.abort()
+        self._apps.abort()
         self._personal.abort()
 
     def stop(self) -> None:
@@ -257,19 +265,31 @@ class PodRelay:
         self._personal.set_routes({})
         self._drain()
 
-    def _close(self) -> None:
+    def _stop_listening(self) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    def _close(self) -> None:
+        self._stop_listening()
         if self._probing is not None:
             self._probing.close()
         self._attachment.close()
 
     def _drain(self) -> None:
         kept = {(port, route.intercept) for port, route in self.routes.items()}
-        left = [connection for key, group in self._laptop.items() if key not in kept for connection in group]
-        if left:
-            asyncio.get_running_loop().call_later(DRAIN_SECONDS, _abort_all, left)
+        for key, group in self._laptop.items():
+            if key not in kept:
+                for connection in group:
+                    connection.drain()
+
+    def again(self, connection: Tunnelled, transport: asyncio.Transport, data: bytes) -> None:
+        """Pass on anew what was with the laptop of an intercept that has been left; `data` is a request's beginning."""
+        connection.forget_client()
+        self.tunnelled_lost(connection)
+        _Accepted(self).connection_made(transport)
+        if not transport.is_closing():
+            cast(asyncio.Protocol, transport.get_protocol()).data_received(data)
 
     def accepted(self, transport: asyncio.Transport) -> None:
         """Pass a new connection on."""
@@ -280,24 +300,23 @@ class PodRelay:
         destination, source = Address(name[0], name[1]), Address(peer[0], peer[1])
         route = self.routes.get(destination.port)
         if route is None:
-            self._to_app(transport, source, destination, "left")
+            self._apps.join(transport, source, destination, "left")
         elif route.probes == "app" and self._from_node(source) and self._app_missing(destination):
-            self._to_app(transport, source, destination, "probe")
+            self._apps.join(transport, source, destination, "probe")
         elif route.personal:
             self._personal.accept(transport, source, destination)
         elif self._relay.by_session[route.session] >= self._relay.limits.per_session:
-            self._to_app(transport, source, destination, "limit")
+            self._apps.join(transport, source, destination, "limit")
         elif (stream := self._relay.pick(route.session)) is None:
-            self._to_app(transport, source, destination, "no_tunnel")
+            self._apps.join(transport, source, destination, "no_tunnel")
         else:
             self._to_laptop(transport, stream, route, destination, source)
 
     def _to_laptop(
         self, transport: asyncio.Transport, stream: Endpoint, route: Route, destination: Address, source: Address
     ) -> None:
-        key = (destination.port, route.intercept)
-        connection = Tunnelled(self, key, route.session)
-        self._laptop.setdefault(key, set()).add(connection)
+        connection = Tunnelled(self, (destination.port, route.intercept), route.session, route.drain_seconds)
+        self._laptop.setdefault(connection.key, set()).add(connection)
         self._relay.entered("laptop", route.session)
         request = OpenRequest(FlowKind.INBOUND, destination, source, route.intercept, str(self.pod))
         conn = stream.open(request, connection)
@@ -312,12 +331,17 @@ class PodRelay:
             if probe is None:
                 self._relay.opened["laptop"] += 1
                 return
-            conn.reset(ResetReason.RESET, "a health check, which is the app's")
-            self.tunnelled_lost(connection, key, route.session)
-            self._to_app(probe[0], source, destination, "probe", probe[1])
+            Farewell(conn)
+            connection.forget_client()
+            self.tunnelled_lost(connection)
+            self._apps.join(probe[0], source, destination, "left" if connection.leaving else "probe", probe[1])
 
         agents, from_node = self._relay.probing.agents, self._from_node(source)
-        first = FirstBytes(connection, conn, lambda data: classify(data, agents, from_node), settled)
+
+        def verdict(data: bytes) -> Verdict:
+            return Verdict.PROBE if connection.leaving else classify(data, agents, from_node)
+
+        first = FirstBytes(connection, conn, verdict, settled)
         transport.set_protocol(first)
         first.connection_made(transport)
 
@@ -327,59 +351,17 @@ class PodRelay:
     def _app_missing(self, destination: Address) -> bool:
         return self._probing is not None and self._probing.app_missing(destination.port)
 
-    def tunnelled_lost(self, connection: "Tunnelled", key: tuple[int, str], session: str) -> None:
+    def tunnelled_lost(self, connection: Tunnelled) -> None:
         """A connection to the laptop is over."""
-        group = self._laptop[key]
+        group = self._laptop[connection.key]
         group.discard(connection)
         if not group:
-            del self._laptop[key]
-        self._relay.left("laptop", session)
+            del self._laptop[connection.key]
+        self._relay.left("laptop", connection.session)
 
     def tunnelled_reset(self, reason: ResetReason) -> None:
         """The far end of a connection is gone."""
         self._relay.resets[reason.value] += 1
-
-    def _to_app(
-        self, transport: asyncio.Transport, source: Address, destination: Address, why: str, first: bytes = b""
-    ) -> None:
-        """Join with the app, which gets the bytes that were read already."""
-        self._relay.opened[f"app_{why}"] += 1
-        try:
-            upstream = self._attachment.upstream(source, destination)
-        except OSError as error:
-            self._relay.resets["app"] += 1
-            if not isinstance(error, ConnectionRefusedError):
-                log.warning("no way to the app: %s", error, extra={"pod": str(self.pod), "rate_key": "upstream"})
-            abort_with_reset(transport)
-            return
-        splice = Splice()
-        self._app.add(splice)
-        self._relay.entered("app", "")
-        transport.set_protocol(splice.client)
-        splice.client.connection_made(transport)
-        if first:
-            splice.client.data_received(first)
-        connecting = self._relay.tasks.start(self._connect(splice, upstream, destination), "upstream")
-        splice.over.add_done_callback(lambda _: connecting.cancel() if not splice.app.connected else None)
-
-    async def _connect(self, splice: Splice, upstream: socket.socket, destination: Address) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.sock_connect(upstream, (destination.host, destination.port))
-            await loop.create_connection(lambda: splice.app, sock=upstream)
-            await splice.over
-        except OSError:
-            self._relay.resets["app"] += 1
-        finally:
-            splice.abort()
-            self._attachment.release(upstream)
-            self._app.discard(splice)
-            self._relay.left("app", "")
-
-
-def _abort_all(connections: "list[Tunnelled]") -> None:
-    for connection in connections:
-        connection.abort("the intercept has ended")
 
 
 class _Accepted(asyncio.Protocol):

@@ -108,6 +108,11 @@ class Scene:
         finally:
             listed.close()
 
+    def heard(self) -> int:
+        """How much the laptop has been sent."""
+        assert self.stream is not None
+        return self.stream.stats.bytes_out
+
     def read_all(self) -> bool:
         """Whether the app has read everything that its clients have sent."""
         lines = self.network.pod.run("ss", "-tnH", "state", "established", "sport", "=", str(PORT)).splitlines()
@@ -351,9 +356,75 @@ def test_without_a_tunnel_and_after_leaving_the_app_goes_on(play: Play) -> None:
             stream, scene.stream = scene.stream, None
             assert await ask(streams, post(3)) == "app xxx"
             scene.stream = stream
-            assert scene.pod is not None
-            scene.pod.stop()
+            leave(scene)
             assert await ask(streams, post(4)) == "app xxxx"
-            await scene.pod.finish()
+
+    play(scenario)
+
+
+def leave(scene: Scene) -> None:
+    assert scene.pod is not None
+    scene.pod.stop()
+    scene.relay.tasks.start(scene.pod.finish(), "finish")
+
+
+@pytest.mark.parametrize("request_", [GET, post(100_000)])
+def test_after_leaving_the_next_request_goes_to_the_app_and_the_connection_ends(play: Play, request_: bytes) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with client(scene.network) as streams:
+            await scene.intercept()
+            assert await ask(streams) == "laptop 0"
+            leave(scene)
+            for _ in range(3):
+                assert (await ask(streams, request_)).startswith("app ")
+            async with asyncio.timeout(2):
+                assert await streams[0].read() == b""
+        await scene.relay.idle()
+        assert scene.relay.resets == {}
+        assert not scene.laptop.stats.connections
+
+    play(scenario)
+
+
+def test_a_request_under_way_when_leaving_is_the_laptops(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with client(scene.network) as streams:
+            await scene.intercept()
+            await ask(streams)
+            whole = post(5000)
+            streams[1].write(whole[:3000])
+            await until(lambda: scene.heard() > 2900)
+            leave(scene)
+            assert await ask(streams, whole[3000:]) == "laptop 5000"
+            assert await ask(streams, post(2)) == "app xx"
+
+    play(scenario)
+
+
+def test_a_new_intercept_gets_what_the_one_before_had(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with client(scene.network) as streams:
+            await scene.intercept()
+            await ask(streams)
+            assert scene.pod is not None
+            scene.pod.set_routes({PORT: replace(ROUTE, intercept="uid-next")})
+            assert await ask(streams) == "laptop 0"
+        assert scene.relay.opened == {"laptop": 2}
+
+    play(scenario)
+
+
+def test_what_is_no_http_has_its_time_after_leaving(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.intercept(replace(ROUTE, drain_seconds=1))
+        async with client(scene.network) as (reader, writer):
+            writer.write(b"BEGIN\r\n\r\n")
+            await reader.readuntil(b"laptop 0")
+            leave(scene)
+            writer.write(b"COMMIT\r\n\r\n")
+            await reader.readuntil(b"laptop 0")
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(3):
+                    await reader.read()
 
     play(scenario)

@@ -34,6 +34,7 @@ class Silent:
         self.heard: list[bytes] = []
         self.opened = 0
         self.resets = 0
+        self.ends = 0
         scene.laptop.on_open = self._open
 
     def _open(self, conn: Conn) -> None:
@@ -55,6 +56,7 @@ class Silent:
         self._conn.write(b"laptop\n")
 
     def conn_eof(self) -> None:
+        self.ends += 1
         self._conn.write_eof()
 
 
@@ -94,8 +96,8 @@ def test_a_probe_is_answered_by_the_app(play: Play) -> None:
                 assert await reader.readexactly(len(PROBE)) == PROBE, "the app gets what had been read already"
                 writer.write(b"more")
                 assert await reader.readexactly(4) == b"more"
-            await until(lambda: laptop.resets == 1)
-            assert laptop.heard == []
+            await until(lambda: laptop.ends == 1)
+            assert (laptop.heard, laptop.resets) == ([], 0), "ended in order: nobody is to look for a fault"
             await scene.relay.idle()
         assert scene.relay.opened == {"app_probe": 1}
         assert scene.relay.resets == {}

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import uvloop
-from tproxy_node import relay as module
 from tproxy_node.desired import Route
 from tproxy_node.plan import PodRef
 from tproxy_node.relay import Limits, PodRelay, Relay
@@ -182,10 +182,9 @@ def test_a_full_node_tells_the_kernel_to_steer_nothing(play: Play) -> None:
     play(scenario, Limits(total=10))
 
 
-def test_connections_of_a_left_intercept_are_drained(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.3)
-
+def test_connections_of_a_left_intercept_are_drained(play: Play) -> None:
     async def scenario(scene: Scene) -> None:
+        scene.pod.set_routes({PORT: replace(ROUTE, drain_seconds=1)})
         async with app(scene.network):
             reader, writer = await open_connection(scene.network.outside)
             scene.pod.stop()
@@ -202,11 +201,9 @@ def test_connections_of_a_left_intercept_are_drained(play: Play, monkeypatch: py
     play(scenario)
 
 
-def test_only_what_lost_its_intercept_is_drained(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.1)
-
+def test_only_what_lost_its_intercept_is_drained(play: Play) -> None:
     async def scenario(scene: Scene) -> None:
-        scene.pod.set_routes({PORT: ROUTE, PORT + 1: OTHER})
+        scene.pod.set_routes({PORT: ROUTE, PORT + 1: replace(OTHER, drain_seconds=0)})
         kept = await open_connection(scene.network.outside)
         drained = await open_connection(scene.network.outside, PORT + 1)
         scene.pod.set_routes({PORT: ROUTE})

@@ -14,10 +14,10 @@ import os
 import socket
 import struct
 import termios
-from dataclasses import dataclass
 
 from tproxy.netns.handle import Netns
 from tproxy.steer.hold import Held
+from tproxy.steer.tcp_info import ESTABLISHED, TcpInfo
 
 # <linux/tcp.h>
 _REPAIR = 19
@@ -29,10 +29,8 @@ _TIMESTAMP = 24
 _REPAIR_WINDOW = 29
 _NO_QUEUE, _RECEIVED, _SENT = 0, 1, 2
 _WINDOW_SIZE = 20
-_ESTABLISHED = 1
 _HAS_TIMESTAMPS, _HAS_SACK, _HAS_SCALE = 1, 2, 4  # tcpi_options
 _OPTION_MSS, _OPTION_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
-_INFO_SIZE = 136
 _PIECE = 4096
 _WORD = struct.Struct("=I")
 
@@ -46,35 +44,14 @@ class BusyError(Exception):
     """The connection is not between two requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Info:
-    """What TCP_INFO says. Times are milliseconds since then."""
-
-    state: int
-    options: int
-    scales: int
-    sent_ago: int
-    received_ago: int
-    received: int  # bytes
-
-    @classmethod
-    def of(cls, sock: socket.socket) -> "_Info":
-        data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-        sent_ago, _, received_ago = struct.unpack_from("=III", data, 44)
-        (received,) = struct.unpack_from("=Q", data, 128)
-        return cls(data[0], data[5], data[6], sent_ago, received_ago, received)
-
-
 def between_requests(app: socket.socket, held: Held) -> bool:
     """Whether the app has read all there was and has spoken last, and the client has got all of it. Raises OSError.
 
     With `held` being the beginning of a request, that is the boundary between two of them: no answer is on its way or
     still to come. (Of requests sent one upon the other without waiting, the last answer may be outstanding.)
     """
-    info = _Info.of(app)
-    if info.state != _ESTABLISHED or _waiting(app):
-        return False
-    return info.received == 0 or info.sent_ago <= info.received_ago
+    info = TcpInfo.of(app)
+    return info.state == ESTABLISHED and not _waiting(app) and info.spoke_last
 
 
 def take_over(app: socket.socket, held: Held, netns: Netns) -> socket.socket:
@@ -99,11 +76,11 @@ def _take(app: socket.socket, ours: socket.socket, name: tuple[str, int], peer: 
     reuse = app.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
     _set(app, _REPAIR, 1)
     try:
-        info = _Info.of(app)
+        info = TcpInfo.of(app)
         received, sent = _sequence(app, _RECEIVED), _sequence(app, _SENT)
         # Whoever has sent or received meanwhile is not between two requests any more. (What was sent and is not yet
         # acknowledged, the held packet acknowledges.)
-        if info.state != _ESTABLISHED or _waiting(app) or (received, sent) != (held.sequence, held.acknowledged):
+        if info.state != ESTABLISHED or _waiting(app) or (received, sent) != (held.sequence, held.acknowledged):
             raise BusyError
         window = app.getsockopt(socket.IPPROTO_TCP, _REPAIR_WINDOW, _WINDOW_SIZE)
         timestamp = app.getsockopt(socket.IPPROTO_TCP, _TIMESTAMP, 4)

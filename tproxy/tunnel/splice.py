@@ -6,6 +6,7 @@ were connected to each other. What is in flight is bounded by the write buffers 
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import cast
 
 from tproxy.tunnel.bridge import abort_with_reset
@@ -25,6 +26,11 @@ class Splice:
         self.client.abort()
         self.app.abort()
 
+    def finish(self) -> None:
+        """End both in order, after what has been written."""
+        self.client.finish()
+        self.app.finish()
+
     def lost(self) -> None:
         """A side is gone: the splice is over with the client's side, or with the app's if that was ever there."""
         if self.client.gone and (self.app.gone or not self.app.connected) and not self.over.done():
@@ -43,6 +49,8 @@ class Side(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
         self._finished = False  # the peer has no more bytes for this connection
+        self.listener: Callable[[bytes], None] | None = None
+        """Hears what this side has sent, after it was passed on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected: what the peer has sent meanwhile goes out now."""
@@ -66,6 +74,8 @@ class Side(asyncio.Protocol):
             # Not connected yet: hold this one read, and leave the rest to the kernel's window.
             peer._early.append(data)
             self._pause_reading()
+        if self.listener is not None:
+            self.listener(data)
 
     def eof_received(self) -> bool:
         """This connection sends no more; the opposite direction stays open."""
@@ -94,6 +104,11 @@ class Side(asyncio.Protocol):
         if not (self._finished and self.peer._finished):
             self.peer.abort()
         self._splice.lost()
+
+    def finish(self) -> None:
+        """End this connection in order, for both directions."""
+        self._finished = True
+        self._close()
 
     def abort(self) -> None:
         """Reset this connection if it is there."""

@@ -1,0 +1,72 @@
+"""Connections that a pod's relay passes on to the app: health checks, and what the laptop cannot or shall not have."""
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+from tproxy.model.flow import Address
+from tproxy.steer.port import Attachment
+from tproxy.tunnel.bridge import abort_with_reset
+from tproxy.tunnel.splice import Splice
+from tproxy_node.ending import end_between
+from tproxy_node.plan import PodRef
+
+if TYPE_CHECKING:
+    from tproxy_node.relay import Relay
+
+log = logging.getLogger(__name__)
+
+
+class ToApp:
+    """Those of one pod."""
+
+    def __init__(self, relay: "Relay", pod: PodRef, attachment: Attachment) -> None:
+        self._relay = relay
+        self._pod = pod
+        self._attachment = attachment
+        self._splices: set[Splice] = set()
+
+    def join(
+        self, transport: asyncio.Transport, source: Address, destination: Address, why: str, first: bytes = b""
+    ) -> None:
+        """Join a client with the app, at the address that it meant; the app gets the bytes that were read already."""
+        self._relay.opened[f"app_{why}"] += 1
+        try:
+            upstream = self._attachment.upstream(source, destination)
+        except OSError as error:
+            self._relay.resets["app"] += 1
+            if not isinstance(error, ConnectionRefusedError):
+                log.warning("no way to the app: %s", error, extra={"pod": str(self._pod), "rate_key": "upstream"})
+            abort_with_reset(transport)
+            return
+        splice = Splice()
+        if why == "left":
+            end_between(splice)
+        self._splices.add(splice)
+        self._relay.entered("app", "")
+        transport.set_protocol(splice.client)
+        splice.client.connection_made(transport)
+        if first:
+            splice.client.data_received(first)
+        connecting = self._relay.tasks.start(self._connect(splice, upstream, destination), "upstream")
+        splice.over.add_done_callback(lambda _: connecting.cancel() if not splice.app.connected else None)
+
+    async def _connect(self, splice: Splice, upstream: socket.socket, destination: Address) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_connect(upstream, (destination.host, destination.port))
+            await loop.create_connection(lambda: splice.app, sock=upstream)
+            await splice.over
+        except OSError:
+            self._relay.resets["app"] += 1
+        finally:
+            splice.abort()
+            self._attachment.release(upstream)
+            self._splices.discard(splice)
+            self._relay.left("app", "")
+
+    def abort(self) -> None:
+        """Reset all of them."""
+        for splice in list(self._splices):
+            splice.abort()

@@ -1,0 +1,46 @@
+"""What the kernel tells of an established connection (TCP_INFO)."""
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+ESTABLISHED = 1
+_SIZE = 136  # to bytes_received, which is there since Linux 4.1
+# struct tcp_info: when something was last sent and received, in milliseconds before now; bytes received.
+_TIMES, _AT_TIMES = struct.Struct("=III"), 44  # sent, an acknowledgement sent, received
+_BYTES, _AT_BYTES = struct.Struct("=Q"), 128
+
+
+class _Asked(Protocol):
+    """A socket, the event loop's included."""
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TcpInfo:
+    """`options` and `scales` are tcpi_options and both window scales, as the kernel has them; times in milliseconds."""
+
+    state: int
+    options: int
+    scales: int
+    sent_ago: int
+    received_ago: int
+    received: int  # bytes
+
+    @classmethod
+    def of(cls, sock: _Asked) -> "TcpInfo":
+        """As it is now. Raises OSError."""
+        data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+        sent_ago, _, received_ago = _TIMES.unpack_from(data, _AT_TIMES)
+        (received,) = _BYTES.unpack_from(data, _AT_BYTES)
+        return cls(data[0], data[5], data[6], sent_ago, received_ago, received)
+
+    @property
+    def spoke_last(self) -> bool:
+        """Whether this end has sent something since the other one did, or the other one never did.
+
+        Within one tick of the kernel's clock (1 to 10 ms) it cannot be told; then it is so.
+        """
+        return self.received == 0 or self.sent_ago <= self.received_ago

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "completion": "Print the completion script for a shell.",
     "config": "Show the configuration and where it comes from.",
+    "connect": "Reach the cluster from every program on this laptop.",
+    "disconnect": "Undo `tproxy connect`.",
     "doctor": "Check the laptop, the cluster and tproxy in it.",
     "env": "Show the environment of a workload's container.",
     "help": "Explain a command or a topic.",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tproxy_cli.connect import packets
+from tproxy_cli.run import packets
 
 from tests.kernel.namespaces import Namespace
 from tests.kernel.node import ROOT

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from tproxy.dns import wire
@@ -12,12 +14,17 @@ from tproxy.model.resolv_conf import MAX_BYTES, ResolvConf, parse_resolv_conf
 TRY_SECONDS = 2.0
 TRIES = 2
 
+MakeSocket = Callable[[int, int], Awaitable[socket.socket]]
+"""An unconnected, non-blocking socket of a family and a kind. Raises OSError."""
+
 
 class LaptopResolvers:
     """The resolvers that a resolv.conf names; the file is read again when it changes."""
 
-    def __init__(self, path: str = "/etc/resolv.conf") -> None:
+    def __init__(self, path: str = "/etc/resolv.conf", make: MakeSocket | None = None) -> None:
+        """`make` makes the sockets, where not any will do."""
         self._path = path
+        self._make = make or _make
         self._stamp: tuple[int, int] | None = None
         self._configuration = ResolvConf()
 
@@ -42,7 +49,7 @@ class LaptopResolvers:
             for server in self.configuration.nameservers or ("127.0.0.1",):
                 try:
                     async with asyncio.timeout(TRY_SECONDS):
-                        return await (_by_tcp(server, message) if tcp else _by_udp(server, message))
+                        return await (_by_tcp if tcp else _by_udp)(self._make, server, message)
                 except OSError as error:  # TimeoutError is one
                     failure = error
         raise failure
@@ -66,19 +73,36 @@ class _Waiting(asyncio.DatagramProtocol):
             self.answer.set_exception(exc)
 
 
-async def _by_udp(server: str, message: bytes) -> bytes:
+async def _make(family: int, kind: int) -> socket.socket:
+    made = socket.socket(family, kind)
+    made.setblocking(False)
+    return made
+
+
+async def _connected(make: MakeSocket, server: str, kind: int) -> socket.socket:
+    sock = await make(socket.AF_INET6 if ":" in server else socket.AF_INET, kind)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (server, 53))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _by_udp(make: MakeSocket, server: str, message: bytes) -> bytes:
     loop = asyncio.get_running_loop()
     # A socket of its own for each query: its random port is what makes answers hard to forge (RFC 5452).
-    transport, waiting = await loop.create_datagram_endpoint(lambda: _Waiting(message), remote_addr=(server, 53))
+    sock = await _connected(make, server, socket.SOCK_DGRAM)
+    transport, waiting = await loop.create_datagram_endpoint(lambda: _Waiting(message), sock=sock)
     try:
         return await waiting.answer
     finally:
         transport.close()
 
 
-async def _by_tcp(server: str, message: bytes) -> bytes:
+async def _by_tcp(make: MakeSocket, server: str, message: bytes) -> bytes:
     question = wire.question(message)
-    reader, writer = await asyncio.open_connection(server, 53)
+    reader, writer = await asyncio.open_connection(sock=await _connected(make, server, socket.SOCK_STREAM))
     try:
         writer.write(struct.pack("!H", len(message)) + message)
         (length,) = struct.unpack("!H", await reader.readexactly(2))

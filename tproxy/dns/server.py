@@ -39,7 +39,7 @@ class DnsServer:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self._by_udp), sock=datagrams)
         self._transport = transport
-        self._server = await asyncio.start_server(self._by_tcp, sock=listener, backlog=MOST_CLIENTS)
+        self._server = await asyncio.start_server(self.client, sock=listener, backlog=MOST_CLIENTS)
 
     async def close(self) -> None:
         """Close the sockets."""
@@ -56,13 +56,14 @@ class DnsServer:
 
     async def _answer_udp(self, query: bytes, client: tuple[str, int]) -> None:
         try:
-            answer = await self._answer(query, False)
+            answer = await self.answer(query, False)
             if answer is not None and self._transport is not None and not self._transport.is_closing():
                 self._transport.sendto(wire.for_udp(query, answer), client)
         finally:
             self._queries -= 1
 
-    async def _by_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer on one TCP connection, until the program has no more questions."""
         if self._clients >= MOST_CLIENTS:
             writer.close()
             return
@@ -72,7 +73,7 @@ class DnsServer:
                 async with asyncio.timeout(IDLE_SECONDS):
                     (length,) = struct.unpack("!H", await reader.readexactly(2))
                     query = await reader.readexactly(length)
-                answer = await self._answer(query, True)
+                answer = await self.answer(query, True)
                 if answer is None:
                     return
                 writer.write(struct.pack("!H", len(answer)) + answer)
@@ -83,7 +84,7 @@ class DnsServer:
             self._clients -= 1
             writer.close()
 
-    async def _answer(self, query: bytes, tcp: bool) -> bytes | None:
+    async def answer(self, query: bytes, tcp: bool) -> bytes | None:
         """The answer; None for none at all."""
         try:
             wire.question(query)

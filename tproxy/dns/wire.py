@@ -39,8 +39,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A resource record; the data from `start` to `start + size` in the message."""
+    """A resource record; the data from `start` to `start + size` in the message. `section` is 0 for answers."""
 
+    section: int
     name: str
     kind: int
     cls: int
@@ -106,13 +107,9 @@ def make_query(name: str, kind: int, number: int = 0, payload: int = 0) -> bytes
 
     Raises `MalformedError` for what is no name.
     """
-    labels = [label.encode("ascii", "replace") for label in name.rstrip(".").split(".")] if name.rstrip(".") else []
-    if any(not 0 < len(label) < 64 for label in labels) or sum(len(label) + 1 for label in labels) > 254:
-        raise MalformedError("no name")
-    packed = b"".join(bytes((len(label),)) + label for label in labels)
     edns = struct.pack("!BHHIH", 0, OPT, payload, 0, 0) if payload else b""
     header = struct.pack("!HHHHHH", number, 0x0100, 1, 0, 0, bool(edns))
-    return header + packed + struct.pack("!BHH", 0, kind, 1) + edns
+    return header + packed_name(name) + struct.pack("!HH", kind, 1) + edns
 
 
 def addresses(answer: bytes) -> list[tuple[str, int]]:
@@ -125,11 +122,29 @@ def addresses(answer: bytes) -> list[tuple[str, int]]:
     return found
 
 
+def records(message: bytes) -> list[Record]:
+    """Every record of every section. Raises `MalformedError`."""
+    return list(_records(message))
+
+
+def name_at(message: bytes, at: int) -> str:
+    """The name in record data at `at`. Raises `MalformedError`."""
+    return _name(message, at)[0]
+
+
+def packed_name(name: str) -> bytes:
+    """`name` in ASCII as bytes, uncompressed. Raises `MalformedError` for what is no name."""
+    labels = [label.encode("ascii", "replace") for label in name.rstrip(".").split(".")] if name.rstrip(".") else []
+    if any(not 0 < len(label) < 64 for label in labels) or sum(len(label) + 1 for label in labels) > 254:
+        raise MalformedError("no name")
+    return b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+
+
 def _records(message: bytes) -> Iterator[Record]:
     """Every record of every section."""
     at = question(message).end
-    count = sum(struct.unpack_from("!HHH", message, 6))
-    for _ in range(count):
+    counts = struct.unpack_from("!HHH", message, 6)
+    for section in (section for section, count in enumerate(counts) for _ in range(count)):
         name, at = _name(message, at)
         if at + _RECORD.size > len(message):
             raise MalformedError("a truncated record")
@@ -137,7 +152,7 @@ def _records(message: bytes) -> Iterator[Record]:
         at += _RECORD.size
         if at + size > len(message):
             raise MalformedError("a truncated record")
-        yield Record(name, kind, cls, ttl, at, size)
+        yield Record(section, name, kind, cls, ttl, at, size)
         at += size
 
 

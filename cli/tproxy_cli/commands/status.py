@@ -31,7 +31,7 @@ def status(console: Console, output: str) -> None:
     )
     if text:
         console.out(text)
-    if output in ("table", "wide") and not listed:
+    if output in ("table", "wide") and not listed and not result.get("connections"):
         console.hint(intercepts.NONE)
 
 
@@ -48,6 +48,8 @@ def describe(console: Console, result: Json, wide: bool) -> str:
         lines += [f"  socket {process['socket']}", f"  log    {process['log']}"]
     for cluster in result["clusters"]:
         lines += ["", *_describe_cluster(console, cluster, wide)]
+    for connection in result.get("connections", ()):
+        lines += ["", *_describe_connection(connection)]
     return "\n".join(lines)
 
 
@@ -77,6 +79,21 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
         lines += intercepts.troubles(listed)
         lines += intercepts.with_the_app(listed)
     return lines
+
+
+def _describe_connection(connection: Json) -> list[str]:
+    lines = [
+        f"host-wide: {connection['state']} to namespace {connection['namespace']}, context {connection['context']}"
+    ]
+    if connection["state"] != "connected":
+        return lines
+    counts = {name: connection[name] for name in ("addresses", "connections", "flows")}
+    lines.append("  " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    lines.append(f"  from pod {connection['origin']} on {connection['node']}" if connection["origin"] else "")
+    lines += [f"  no way into the cluster: {connection['trouble']}"] if connection["trouble"] else []
+    lines += [f"  {one['message']}; {one['remedy']}" for one in connection["conflicts"]]
+    lines += [f"  refused {one}" for one in connection["refused"]]
+    return [line for line in lines if line]
 
 
 def _paint(console: Console, column: str, text: str) -> str:

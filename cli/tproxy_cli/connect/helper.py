@@ -23,17 +23,17 @@ import stat
 import sys
 from typing import Any, NoReturn
 
-from tproxy_cli.connect import kernel, packets
+from tproxy_cli.connect import kernel
+from tproxy_cli.connect.codes import FAILED, IN_USE, NO_IPTABLES, NOT_POSSIBLE
 from tproxy_cli.connect.kernel import Kernel, KernelError
 from tproxy_cli.connect.layout import Network
+from tproxy_cli.run import packets
 
 MOST_AT_ONCE = 2048
 MOST_SERVERS = 16
 MOST_SOCKETS = 16
 NAME = "\0tproxy-connect"
 """An abstract unix address, of which a network namespace has its own: who holds it is the one connection there is."""
-
-FAILED, IN_USE, NO_IPTABLES = 1, 5, 3
 
 
 class Nonsense(Exception):
@@ -163,7 +163,7 @@ def main() -> int:
     problem = _problem()
     if problem:
         print(f"tproxy: {problem}", file=sys.stderr)
-        return 2
+        return NOT_POSSIBLE
     os.umask(0o077)
     os.chdir("/")
     daemon = socket.socket(fileno=os.dup(0))

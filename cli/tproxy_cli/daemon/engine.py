@@ -19,6 +19,7 @@ from tproxy_cli.daemon.clock import watch_sleep
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.clusters import Clusters
 from tproxy_cli.daemon.given.asking import ask
+from tproxy_cli.daemon.hostwide.hostwide import HostWide
 from tproxy_cli.daemon.intercepting import Interception
 from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
 from tproxy_cli.daemon.requests import (
@@ -55,6 +56,7 @@ class Engine:
         self._tasks = Tasks("engine")
         self._undoing = Tasks("undo")
         self._restored = asyncio.Event()
+        self.host_wide = HostWide(self._find, forwards)
 
     def start(self) -> None:
         """Take up the sessions of an earlier daemon; begin to look out for sleep."""
@@ -65,7 +67,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing would be missed if the daemon were not there."""
-        return not self._waiting and not self._sessions()
+        return not self._waiting and not self._sessions() and self.host_wide.idle
 
     async def intercept(self, request: InterceptRequest, say: Progress) -> Json:
         """Create an intercept and wait until it is live; cancelled or failed, it leaves nothing behind."""
@@ -161,6 +163,7 @@ class Engine:
 
     async def quit(self) -> int:
         """Leave everything; how many intercepts there were."""
+        await self.host_wide.close()
         left = await asyncio.gather(*(session.end_now() for session in self._sessions()))
         self._waiting = []
         self._save()
@@ -168,6 +171,7 @@ class Engine:
 
     async def suspend(self) -> None:
         """Close tunnels, so that the pods serve again at once, and leave the objects for the next daemon."""
+        await self.host_wide.close()
         await self._tasks.close()
         await asyncio.gather(*(session.suspend() for session in self._sessions()))
 

@@ -31,6 +31,7 @@ from tproxy.version import VERSION
 from tproxy_cli import paths
 from tproxy_cli.daemon import requests
 from tproxy_cli.daemon.engine import Engine, daemon_status
+from tproxy_cli.daemon.hostwide.hostwide import ConnectRequest
 from tproxy_cli.daemon.peer import peer_uid
 from tproxy_cli.daemon.state import StateFile
 
@@ -126,12 +127,21 @@ class Server:
         async def list_(body: Json, say: Progress) -> Json:
             return await engine.list_intercepts(requests.ListRequest.of(body))
 
+        async def connect(body: Json, say: Progress) -> Json:
+            return await engine.host_wide.connect(ConnectRequest.of(body), say)
+
+        async def connected(body: Json, say: Progress) -> Json:
+            return await engine.host_wide.wait()
+
+        async def disconnect(body: Json, say: Progress) -> Json:
+            return await engine.host_wide.disconnect()
+
         async def complete(body: Json, say: Progress) -> Json:
             return await engine.complete(requests.CompleteRequest.of(body))
 
         async def status(body: Json, say: Progress) -> Json:
             process = daemon_status(self._started, paths.socket_path(), paths.log_path(), self._state)
-            return {"daemon": process, "clusters": engine.status()}
+            return {"daemon": process, "clusters": engine.status(), "connections": engine.host_wide.status()}
 
         async def quit_(body: Json, say: Progress) -> Json:
             self._state = "stopping"
@@ -148,6 +158,9 @@ class Server:
             "environment": environment,
             "leave": leave,
             "list": list_,
+            "connect": connect,
+            "connected": connected,
+            "disconnect": disconnect,
             "complete": complete,
             "status": status,
             "quit": quit_,

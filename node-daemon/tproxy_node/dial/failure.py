@@ -1,5 +1,7 @@
 """Why something a laptop asked for cannot be: what its own client shall see, and a sentence for people."""
 
+import os
+
 from tproxy.model.flow import ResetReason
 from tproxy.tunnel.bridge import reset_reason
 
@@ -14,4 +16,5 @@ class DialError(Exception):
 
 def from_os(error: OSError, what: str) -> DialError:
     """What a failed system call on the way to `what` means."""
-    return DialError(reset_reason(error), f"{what}: {error.strerror or 'timed out'}")
+    why = os.strerror(error.errno) if error.errno else "timed out"  # event loops put the address into `strerror`
+    return DialError(reset_reason(error), f"{what}: {why}")

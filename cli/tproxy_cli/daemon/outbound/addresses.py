@@ -44,6 +44,7 @@ class ClusterAddresses:
         self._never: frozenset[str] = frozenset()
         self._of: dict[_Key, frozenset[str]] = {}
         self._count: Counter[str] = Counter()
+        self._services: set[_Key] = set()
         self._learned: dict[str, float] = {}
         self._waiting = 0
         self._tasks = Tasks("addresses")
@@ -68,6 +69,11 @@ class ClusterAddresses:
             log.warning("cannot ask for rights: %s", error.message)
             return False
 
+    @property
+    def never(self) -> frozenset[str]:
+        """Addresses that never are the cluster's: the API server's."""
+        return self._never
+
     def owns(self, address: str) -> bool:
         """Whether `address` is the cluster's."""
         if address in self._never:
@@ -79,6 +85,10 @@ class ClusterAddresses:
         now = time.monotonic()
         learned = {address for address, until in self._learned.items() if until > now}
         return (set(self._count) | learned) - self._never
+
+    def has_service(self, namespace: str, name: str) -> bool:
+        """Whether there is a Service of that name, as far as the user may see; headless ones included."""
+        return (SERVICES.kind, namespace, name) in self._services
 
     def learn(self, addresses: Iterable[str]) -> None:
         """The cluster's DNS has answered with these."""
@@ -106,7 +116,7 @@ class ClusterAddresses:
             if isinstance(event, Applied):
                 seen.add(self._set(event.object, addresses_in(event.object)))
             elif isinstance(event, Removed):
-                self._set(event.object, frozenset())
+                self._services.discard(self._set(event.object, frozenset()))
             elif waiting:
                 waiting = False
                 self._forget_unseen(resource.kind, namespace, seen)
@@ -119,11 +129,15 @@ class ClusterAddresses:
         for key in list(self._of):
             if key[0] == kind and namespace in ("", key[1]) and key not in seen:
                 self._put(key, frozenset())
+        for key in [key for key in self._services if key[0] == kind and namespace in ("", key[1]) and key not in seen]:
+            self._services.discard(key)
 
     def _set(self, each: Object, addresses: frozenset[str]) -> _Key:
         metadata = each["metadata"]
         key = (str(each.get("kind")), str(metadata.get("namespace")), str(metadata.get("name")))
         self._put(key, addresses)
+        if key[0] == SERVICES.kind:
+            self._services.add(key)
         return key
 
     def _put(self, key: _Key, addresses: frozenset[str]) -> None:

@@ -100,6 +100,10 @@ class Way:
         """Whether a numeric address is the cluster's."""
         return self._cluster.addresses.owns(address)
 
+    def has_service(self, namespace: str, name: str) -> bool:
+        """Whether the cluster has a Service of that name, as far as the user may see."""
+        return self._cluster.addresses.has_service(namespace, name)
+
     def open_tcp(self, destination: Address, source: Address | None, sink: ConnSink) -> Conn:
         """Dial."""
         return self._up().open(dial_request("tcp", destination, source, self._pod), sink)

@@ -173,9 +173,10 @@ class Connections:
                 return
             sock.setblocking(False)
             own = sock.getsockname()
-            self._accepted(sock, (Address(peer[0], peer[1]), Address(own[0], own[1])))
+            self.accepted(sock, (Address(peer[0], peer[1]), Address(own[0], own[1])))
 
-    def _accepted(self, sock: socket.socket, flow: Flow) -> None:
+    def accepted(self, sock: socket.socket, flow: Flow) -> None:
+        """The program's side stands. Takes `sock` over."""
         waiting = self._waiting.pop(flow, None)
         if waiting is not None and waiting.timer is not None:
             waiting.timer.cancel()

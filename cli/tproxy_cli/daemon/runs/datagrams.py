@@ -15,7 +15,6 @@ from tproxy.capture import sockets
 from tproxy.model.flow import Address, ResetReason
 from tproxy.tasks import Tasks
 from tproxy_cli.daemon.outbound.port import Outbound
-from tproxy_cli.daemon.runs.inside import Inside
 from tproxy_cli.daemon.runs.places import Places
 
 log = logging.getLogger(__name__)
@@ -43,10 +42,17 @@ class Far(Protocol):
         """End it."""
 
 
+class Sockets(Protocol):
+    """Makes sockets where the programs are."""
+
+    async def socket(self, family: int, kind: int) -> socket.socket:
+        """An unbound, non-blocking one, whose packets are not caught. Raises OSError."""
+
+
 class Datagrams:
     """Serves the catching sockets until `close`; takes them over."""
 
-    def __init__(self, places: Places, inside: Inside) -> None:
+    def __init__(self, places: Places, inside: Sockets) -> None:
         self._places = places
         self._inside = inside
         self._loop = asyncio.get_running_loop()
@@ -109,15 +115,18 @@ class Datagrams:
                 near.close()
                 raise
             flow.take_near(near)
-            if self._places.in_cluster(destination.host):
-                flow.take_far(_ClusterFar(self._places.outbound, destination, flow))
-            else:
-                far = _LaptopFar(flow)
-                await self._loop.create_datagram_endpoint(lambda: far, remote_addr=(destination.host, destination.port))
-                flow.take_far(far)
+            flow.take_far(await self.far(flow, destination))
         except OSError as error:
             log.info("udp to %s: %s", destination, error)
             flow.close()
+
+    async def far(self, flow: "Flow", destination: Address) -> Far:
+        """The far side of a new flow. Raises OSError."""
+        if self._places.in_cluster(destination.host):
+            return _ClusterFar(self._places.outbound, destination, flow)
+        far = _LaptopFar(flow)
+        await self._loop.create_datagram_endpoint(lambda: far, remote_addr=(destination.host, destination.port))
+        return far
 
     def moved(self, flow: "Flow") -> None:
         """A datagram from inside: the flow is the one that has been quiet for the shortest time."""

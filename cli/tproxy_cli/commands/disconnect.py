@@ -1,0 +1,31 @@
+"""`tproxy disconnect`: undo `tproxy connect`."""
+
+from tproxy_cli.client import Json, NotRunningError
+from tproxy_cli.options import command, daemon, output_option
+from tproxy_cli.ui.console import Console
+from tproxy_cli.ui.output import render
+from tproxy_cli.ui.units import elapsed
+
+UNDO_SECONDS = 30.0
+
+
+@command()
+@output_option
+def disconnect(console: Console, output: str) -> None:
+    """Undo `tproxy connect`: rules, routes and DNS are as before. Intercepts stay."""
+    result: Json
+    try:
+        result = daemon(console).call("/v1/disconnect", seconds=UNDO_SECONDS)
+    except NotRunningError:
+        result = {"was": False, "seconds": 0.0}
+    what = f'namespace "{result["namespace"]}"' if result["was"] else ""
+    text = render(
+        output,
+        result,
+        lambda wide: f"disconnected from {what} in {elapsed(result['seconds'])}" if what else "",
+        lambda: [f"connection/{result['namespace']}"] if what else [],
+    )
+    if text:
+        console.out(text)
+    if not what:
+        console.hint("there is no connection to undo")

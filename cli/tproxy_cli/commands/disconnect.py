@@ -12,7 +12,10 @@ UNDO_SECONDS = 30.0
 @command()
 @output_option
 def disconnect(console: Console, output: str) -> None:
-    """Undo `tproxy connect`: rules, routes and DNS are as before. Intercepts stay."""
+    """Undo `tproxy connect`.
+
+    Rules, routes and DNS are as before. Intercepts stay.
+    """
     result: Json
     try:
         result = daemon(console).call("/v1/disconnect", seconds=UNDO_SECONDS)

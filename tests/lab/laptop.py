@@ -77,8 +77,8 @@ def network(netns: str) -> Namespace:
     return Namespace(netns, Netns.open(NETNS / netns))
 
 
-def local_app(lab: Any, command: Sequence[str], ready: Callable[[], bool]) -> Any:
+def local_app(lab: Any, command: Sequence[str], ready: Callable[[], bool], name: str = "laptop") -> Any:
     """Start an app on the laptop and wait until it serves; the caller terminates it."""
-    app = lab.start("exec", "laptop", "--", "env", "POD=laptop", "python", *command)
+    app = lab.start("exec", "laptop", "--", "env", f"POD={name}", "python", *command)
     lab.wait(ready, "the local app")
     return app

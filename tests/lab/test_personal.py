@@ -1,23 +1,148 @@
-"""Personal intercepts in the lab: each request goes to whom it is for."""
+"""Personal intercepts in the lab: each request goes to whom it is for, whatever client and protocol it comes by."""
 
-from tests.lab.scene import Scene
+import contextlib
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.developers import Developer, developers
+from tests.lab.scene import PORT
+
+HERE = Path(__file__).parent
+NGINX = """
+daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr error;
+events {{ worker_connections 512; }}
+http {{
+  access_log off;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  upstream web {{ {servers} keepalive 4; keepalive_requests 1000000; }}
+  server {{
+    listen 127.0.0.1:8099 reuseport;
+    location / {{
+      proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_next_upstream off;
+    }}
+  }}
+}}
+"""
+
+Both = tuple[Developer, Developer]
 
 
-def test_each_request_goes_where_it_belongs(scene: Scene) -> None:
-    scene.intercept("--http-header", "x-user=ada")
+@pytest.fixture(scope="module")
+def both(lab: Any) -> Iterator[Both]:
+    """Ada and Eve."""
+    from tproxy.kube.port import NAMESPACES
+
+    lab.client.create(NAMESPACES, {"metadata": {"name": "personal"}})
+    with developers(lab, "personal") as made:
+        yield made
+
+
+@pytest.fixture
+def sharing(both: Both) -> Iterator[Both]:
+    """Both intercept, each with her header."""
     try:
-        assert scene.seen() == "pod"
-        assert scene.seen("-H", "X-User: ada") == "laptop"
-        assert scene.seen("-H", "X-User: eve") == "pod"
-        mixed = scene.lab.exec(
-            "user",
-            *("curl", "-sS", "-H", "x-user: ada", scene.url()),
-            *("--next", "-sS", scene.url()),
-            *("--next", "-sS", "-H", "x-user: ada", scene.url()),
-        ).stdout
-        first, second, third = mixed.splitlines()
-        assert (first, third) == ("laptop", "laptop")
-        assert second.startswith("web-")
+        for one in both:
+            one.begin()
+        yield both
     finally:
-        scene.tproxy("leave", "--all", "-n", scene.namespace)
-    assert scene.seen("-H", "X-User: ada") == "pod"
+        for one in both:
+            one.end()
+
+
+def asked(person: Developer, *options: str, path: str = "") -> str:
+    """What the outside user's curl prints."""
+    command = ("curl", "-sSg", "--max-time", "10", *options, person.url() + path)
+    return str(person.lab.exec("user", *command, check=False).stdout)
+
+
+@contextlib.contextmanager
+def ingress(person: Developer, directory: Path) -> Iterator[None]:
+    """nginx at the outside user's, with a pool of connections to the pods."""
+    servers = " ".join(f"server {pod['addresses'][0]}:{PORT};" for pod in person.pods())
+    config = directory / "nginx.conf"
+    config.write_text(NGINX.format(directory=directory, servers=servers))
+    nginx = person.lab.start("exec", "user", "--", "nginx", "-p", str(directory), "-c", str(config))
+    try:
+        person.lab.wait(
+            lambda: person.lab.exec("user", "curl", "-s", "http://127.0.0.1:8099/", check=False).returncode == 0,
+            "nginx",
+        )
+        yield
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
+
+
+def load(person: Developer, seconds: int, url: str = "http://127.0.0.1:8099/") -> subprocess.Popen[str]:
+    command = ["wrk", "-t2", "-c16", f"-d{seconds}s", "-s", str(HERE / "mixed.lua"), url]
+    return person.lab.start("exec", "user", "--", *command, stdout=subprocess.PIPE)  # type: ignore[no-any-return]
+
+
+def counted(process: subprocess.Popen[str]) -> dict[str, int]:
+    output, _ = process.communicate(timeout=120)
+    found = {name: int(value) for name, value in re.findall(r"(requests|wrong|fallen|errors)=(\d+)", output)}
+    assert found, output
+    print(found)
+    return found
+
+
+def test_each_request_goes_where_it_belongs(sharing: Both) -> None:
+    ada, _ = sharing
+    assert asked(ada).startswith("web-")
+    assert asked(ada, "-H", "X-User: ada") == "ada ada\n"
+    assert asked(ada, "-H", "x-user: eve") == "eve eve\n"
+    assert re.fullmatch(r"web-\S+ bob\n", asked(ada, "-H", "X-User: bob"))
+    url = ada.url()
+    mixed = asked(ada, "-H", "x-user: ada", url, "--next", "-sS", url, "--next", "-sS", "-H", "x-user: eve")
+    assert re.fullmatch(r"ada ada\nada ada\nweb-\S+ -\neve eve\n", "ada ada\n" + mixed)
+
+
+def test_bodies_of_every_kind(sharing: Both, tmp_path: Path) -> None:
+    ada, _ = sharing
+    size = 3_000_000
+    file = tmp_path / "body"
+    file.write_bytes(bytes(range(250)) * (size // 250))
+    for options in ((), ("-H", "Transfer-Encoding: chunked"), ("-H", "Expect: 100-continue")):
+        posted = ("--data-binary", f"@{file}", *options)
+        assert re.fullmatch(rf"web-\S+ - {size}\n", asked(ada, *posted))
+        assert asked(ada, *posted, "-H", "x-user: ada") == f"ada ada {size}\n"
+    assert asked(ada, "--http1.0", "-H", "x-user: ada") == "ada ada\n"
+    assert asked(ada, "-I", "-H", "x-user: ada").startswith("HTTP/1.1 200 OK")
+
+
+def test_two_developers_behind_one_pool(sharing: Both, tmp_path: Path) -> None:
+    """Every request of a keep-alive connection that everybody shares is answered by the right place."""
+    with ingress(sharing[0], tmp_path):
+        found = counted(load(sharing[0], 4))
+    assert found["requests"] > 500
+    assert (found["wrong"], found["fallen"], found["errors"]) == (0, 0, 0)
+
+
+def test_a_laptop_dies_under_load(both: Both, tmp_path: Path) -> None:
+    """Nobody else's request fails, and hers, which are safe, are answered by the app."""
+    ada, eve = both
+    try:
+        for one in both:
+            one.begin()
+        with ingress(ada, tmp_path):
+            running = load(ada, 6)
+            time_of_death = time.monotonic() + 1.5
+            while time.monotonic() < time_of_death:
+                assert asked(ada, "-H", "x-user: ada") == "ada ada\n"
+            subprocess.run(["kill", f"-{int(signal.SIGKILL)}", str(eve.pid())], check=True)
+            found = counted(running)
+            late = asked(ada, "-H", "x-user: eve")
+        assert (found["wrong"], found["errors"]) == (0, 0)
+        assert 0 < found["fallen"] < found["requests"]
+        assert re.fullmatch(r"web-\S+ eve\n", late)
+    finally:
+        for one in both:
+            one.end()

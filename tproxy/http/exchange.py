@@ -128,11 +128,10 @@ class Failure:
 
 def failure(choice: Choice, reason: ResetReason, detail: str) -> Failure:
     """Words for a request that nobody answers."""
-    laptop = f"laptop {choice.host}" if choice.host else "laptop"
     if reason in _APP_DOWN:
-        slug, what = "local-app-down", f"the {laptop} cannot reach {detail or 'the local app'}"
+        slug, what = "local-app-down", f"cannot reach {detail or 'the local app'}"
     elif reason is ResetReason.RESET:
-        slug, what = "local-app-broke-off", f"the local app on the {laptop} closed the connection without an answer"
+        slug, what = "local-app-broke-off", "the local app closed the connection without an answer"
     else:
-        slug, what = "laptop-gone", f"the {laptop} is not connected{f' ({detail})' if detail else ''}"
-    return Failure(slug, f"{what}; the request is for the intercept {choice.name or choice.intercept}")
+        slug, what = "laptop-gone", "the laptop is not connected" + (f": {detail}" if detail else "")
+    return Failure(slug, f"{what} (laptop {choice.host or 'unknown'}, intercept {choice.name or choice.intercept})")

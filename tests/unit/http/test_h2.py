@@ -235,7 +235,7 @@ def test_a_laptop_that_goes_hands_safe_requests_to_the_app() -> None:
     assert refused.ended
     failed = dict(talk.client.message(call).headers)
     assert (failed[b":status"], failed[b"grpc-status"]) == (b"200", b"14")
-    assert b"adas-laptop is not connected" in failed[b"grpc-message"]
+    assert b"the laptop is not connected (laptop adas-laptop, " in failed[b"grpc-message"]
     assert sorted(talk.outcomes) == [
         ("failed", "uid-ada", 200),
         ("failed", "uid-ada", 502),

@@ -58,7 +58,15 @@ class Route:
 
 
 Routes = Mapping[int, Route]
-"""By port of the pod."""
+"""By port of the pod, of one protocol."""
+
+PodRoutes = Mapping[InterceptPort, Route]
+"""All of a pod."""
+
+
+def of_protocol(routes: PodRoutes, protocol: str) -> Routes:
+    """Those of `TCP` or `UDP`."""
+    return {port.port: route for port, route in routes.items() if port.protocol == protocol}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class View:
     sessions: Sequence[Session] = ()
     intercepts: Sequence[Intercept] = ()
     live: frozenset[str] = frozenset()
-    steered: Mapping[str, Routes] = field(default_factory=dict)
+    steered: Mapping[str, PodRoutes] = field(default_factory=dict)
     failures: Mapping[str, Failure] = field(default_factory=dict)
     staying: Mapping[str, Mapping[int, Staying]] = field(default_factory=dict)
 
@@ -101,7 +109,7 @@ class View:
 class Desired:
     """`routes` by pod UID, for pods that should be steered; `statuses` by intercept UID, for those with pods here."""
 
-    routes: Mapping[str, Routes]
+    routes: Mapping[str, PodRoutes]
     statuses: Mapping[str, NodeStatus]
 
 
@@ -109,7 +117,7 @@ def desire(view: View) -> Desired:
     """Settle every pod of the node. Statuses say Ready only of what is in force already."""
     sessions = {session.uid: session for session in view.sessions}
     intercepts = [intercept for intercept in view.intercepts if not intercept.deleting]
-    routes: dict[str, Routes] = {}
+    routes: dict[str, PodRoutes] = {}
     reports: dict[str, list[PodStatus]] = {}
     for pod in view.pods:
         if pod.phase in ("Succeeded", "Failed") or (pod.deleting and pod.uid not in view.steered):
@@ -140,9 +148,12 @@ def _targets(intercept: Intercept, pod: Pod, view: View) -> bool:
 def _obstacle(intercept: Intercept, pod: Pod, session: Session | None) -> tuple[NodeState, str, str] | None:
     """Why this pod cannot be steered for this intercept whatever happens, or not yet; None if it can."""
     for port in intercept.ports:
-        if port.protocol != "TCP":
-            message = f"port {port.port}/{port.protocol}: this node daemon intercepts TCP only"
+        if port.protocol not in ("TCP", "UDP"):
+            message = f"port {port.port}/{port.protocol}: this node daemon intercepts TCP and UDP only"
             return NodeState.REFUSED, "ProtocolUnsupported", message
+        if port.protocol == "UDP" and intercept.match is not None:
+            message = f"port {port.port}/UDP: there are no requests in datagrams to choose from, only all of them"
+            return NodeState.REFUSED, "MatchUnsupported", message
     unreachable = refusal(pod.host_network, pod.runtime_class)
     if unreachable is not None:
         return NodeState.REFUSED, unreachable.reason, unreachable.message
@@ -163,14 +174,14 @@ def _claim(intercept: Intercept, session: Session, pod: Pod, view: View) -> Clai
     )
 
 
-def _settle(claims: Sequence[Claim], pod: Pod, view: View) -> tuple[Routes, dict[str, PodStatus]]:
+def _settle(claims: Sequence[Claim], pod: Pod, view: View) -> tuple[PodRoutes, dict[str, PodStatus]]:
     """The pod's routes, and a verdict per intercept. An intercept gets all of its ports or none."""
     decision = decide(claims)
-    routes: dict[int, Route] = {}
+    routes: dict[InterceptPort, Route] = {}
     for port, winners in decision.winners.items():
         live = [claim for claim in winners if claim.live]
         if live:
-            routes[port.port] = _route(live, not_http(pod, view.services, port.port))
+            routes[port] = _route(live, not_http(pod, view.services, port.port))
     verdicts: dict[str, PodStatus] = {}
     for claim in claims:
         uid = claim.intercept.uid
@@ -230,15 +241,14 @@ def _conflict(port: InterceptPort, winner: Claim) -> str:
         owner += f" on {winner.session.host}"
     created = winner.intercept.created
     since = f" since {created.isoformat(timespec='seconds')}" if created is not None else ""
-    return f"port {port.port} is intercepted by {winner.intercept.name} of {owner}{since}"
+    return f"port {port} is intercepted by {winner.intercept.name} of {owner}{since}"
 
 
-def _progress(intercept: Intercept, routes: Routes, pod: Pod, view: View) -> PodStatus:
+def _progress(intercept: Intercept, routes: PodRoutes, pod: Pod, view: View) -> PodStatus:
     steered = view.steered.get(pod.uid, {})
-    ports = [port.port for port in intercept.ports]
-    if all(_in_force(intercept, routes[port], steered.get(port)) for port in ports):
+    if all(_in_force(intercept, routes[port], steered.get(port)) for port in intercept.ports):
         staying = view.staying.get(pod.uid, {})
-        left = [staying[port] for port in ports if port in staying]
+        left = [staying[port.port] for port in intercept.ports if port.protocol == "TCP" and port.port in staying]
         why = "; ".join(dict.fromkeys(one.why for one in left))
         return PodStatus(pod.name, pod.uid, NodeState.READY, connections=sum(one.count for one in left), staying=why)
     failure = view.failures.get(pod.uid)

@@ -20,7 +20,8 @@ from tproxy_node.sessions import Sessions
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-OUTCOMES = ("laptop", "app_left", "app_limit", "app_no_tunnel", "app_probe")
+OUTCOMES = ("laptop", "udp", "app_left", "app_limit", "app_no_tunnel", "app_probe")
+DATAGRAMS = ("received", "answered", "dropped")
 PLACES = ("laptop", "app")
 VERDICTS = ("steered", "own", "lease_expired", "no_listener", "passed")
 
@@ -100,6 +101,12 @@ class Metrics:
             "Dialled connections and flows open now.",
             {(protocol,): dialling.active[protocol] for protocol in PROTOCOLS},
             ("protocol",),
+        )
+        yield _counter(
+            "tproxy_datagrams",
+            "Datagrams of intercepted UDP ports.",
+            {(what,): relay.datagrams[what] for what in DATAGRAMS},
+            ("what",),
         )
         yield _gauge("tproxy_full", "1 while the limit of connections is reached.", {(): int(relay.full)})
         verdicts = relay.verdicts()

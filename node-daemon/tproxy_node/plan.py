@@ -6,7 +6,7 @@ What gives ports back comes first: it must not wait for anything that may fail o
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tproxy_node.desired import Routes
+from tproxy_node.desired import PodRoutes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,7 +26,7 @@ class Attached:
     """A pod that is steered. `broken` says what is no longer right with the attachment, or is empty."""
 
     pod: PodRef
-    routes: Routes
+    routes: PodRoutes
     broken: str = ""
 
 
@@ -35,7 +35,7 @@ class Attach:
     """Begin steering a pod."""
 
     pod: PodRef
-    routes: Routes
+    routes: PodRoutes
 
     def __str__(self) -> str:
         return f"attach {self.pod} {_routes_text(self.routes)}"
@@ -46,7 +46,7 @@ class SetRoutes:
     """Steer other ports of a pod, or the same ones elsewhere; connections of ports that stay are untouched."""
 
     pod: PodRef
-    routes: Routes
+    routes: PodRoutes
 
     def __str__(self) -> str:
         return f"route  {self.pod} {_routes_text(self.routes)}"
@@ -69,7 +69,7 @@ Op = Attach | SetRoutes | Detach
 
 def plan(
     pods: Iterable[PodRef],
-    desired: Mapping[str, Routes],
+    desired: Mapping[str, PodRoutes],
     attached: Mapping[str, Attached],
     held_back: frozenset[str] = frozenset(),
 ) -> list[Op]:
@@ -104,5 +104,5 @@ def render(ops: Sequence[Op]) -> str:
     return "\n".join(str(op) for op in ops)
 
 
-def _routes_text(routes: Routes) -> str:
+def _routes_text(routes: PodRoutes) -> str:
     return " ".join(f"{port}->{route}" for port, route in sorted(routes.items()))

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tproxy.errors import TproxyError
-from tproxy.model.intercept import NodeState, NodeStatus, PodStatus
+from tproxy.model.intercept import InterceptPort, NodeState, NodeStatus, PodStatus
 from tproxy.model.pod import Pod
 from tproxy.netns.refusal import Refusal
 from tproxy.steer.port import Steering
 from tproxy.tasks import Tasks
-from tproxy_node.desired import Desired, Failure, View, desire
+from tproxy_node.desired import Desired, Failure, PodRoutes, View, desire, of_protocol
 from tproxy_node.mirror import Mirror
 from tproxy_node.owners import Owners
 from tproxy_node.places import MOVED, Place, Places
@@ -54,6 +54,15 @@ class _Steered:
     place: Place
     seen: Pod  # as it was when last looked for
     broken: str = ""
+
+    @property
+    def routes(self) -> PodRoutes:
+        tcp = {InterceptPort(port): route for port, route in self.relay.routes.items()}
+        return tcp | {InterceptPort(port, "UDP"): route for port, route in self.relay.udp.routes.items()}
+
+    def set_routes(self, routes: PodRoutes) -> None:
+        self.relay.set_routes(of_protocol(routes, "TCP"))
+        self.relay.udp.set_routes(of_protocol(routes, "UDP"))
 
 
 @dataclass(slots=True)
@@ -157,7 +166,7 @@ class Reconciler:
                 sessions=parts.sessions.all(),
                 intercepts=intercepts,
                 live=parts.sessions.live(),
-                steered={uid: s.relay.routes for uid, s in self._steered.items() if not s.broken},
+                steered={uid: s.routes for uid, s in self._steered.items() if not s.broken},
                 failures={uid: failed.failure for uid, failed in self._failed.items()},
                 staying={uid: s.relay.pool.staying for uid, s in self._steered.items() if s.relay.pool is not None},
             )
@@ -168,14 +177,15 @@ class Reconciler:
         return plan(
             [PodRef(pod.namespace, pod.name, pod.uid) for pod in pods],
             desired.routes,
-            {uid: Attached(s.relay.pod, s.relay.routes, s.broken) for uid, s in self._steered.items()},
+            {uid: Attached(s.relay.pod, s.routes, s.broken) for uid, s in self._steered.items()},
             frozenset(uid for uid, failed in self._failed.items() if failed.due > now),
         )
 
     def _apply(self, op: SetRoutes | Detach) -> None:
         try:
             if isinstance(op, SetRoutes):
-                self._steered[op.pod.uid].relay.set_routes(op.routes)
+                self._steered[op.pod.uid].set_routes(op.routes)
+                self._failed.pop(op.pod.uid, None)
             else:
                 self._detach(op)
         except Exception as error:
@@ -224,21 +234,23 @@ class Reconciler:
 
     async def _attach(self, op: Attach, place: Place) -> None:
         parts = self._parts
-        relay = PodRelay(parts.relay, op.pod, parts.steering.attach(place.netns, (), place.cgroup), op.routes)
+        attachment = parts.steering.attach(place.netns, (), place.cgroup)
+        relay = PodRelay(parts.relay, op.pod, attachment, of_protocol(op.routes, "TCP"))
         try:
             relay.watch_probes(place.netns)
             # Only once somebody accepts does the kernel get to know the ports.
             await relay.serve()
             await relay.watch_pool(parts.pools, place.netns)
+            relay.udp.set_routes(of_protocol(op.routes, "UDP"))
         except BaseException:
             relay.abandon()
             raise
         self._steered[op.pod.uid] = _Steered(relay, place, place.pod)
         if not relay.shows_clients:
-            why = "its cgroup is not to be found" if place.cgroup is None else "the kernel refuses"
-            extra = {"pod": str(op.pod), "rate_key": "clients"}
             log.warning(
-                "what passes through here looks to the app as if it came from its own pod: %s", why, extra=extra
+                "the app sees its own pod's address on what passes through here: %s",
+                "no cgroup of version 2 is to be found" if place.cgroup is None else "the kernel refuses",
+                extra={"pod": str(op.pod), "rate_key": "clients"},
             )
 
     def _detach(self, op: Detach) -> None:

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 from tproxy.http.probe import Verdict, classify
@@ -34,6 +34,7 @@ from tproxy_node.plan import PodRef
 from tproxy_node.pool import Pool, Pools
 from tproxy_node.probing import PodProbing, Probing
 from tproxy_node.tunnelled import Tunnelled
+from tproxy_node.udp import UdpRelay
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ ROOM_AGAIN = 0.9
 """Steering comes back when no more than this part of the total limit is in use."""
 
 Verdicts = Counter[str]
-"""Connections by what the kernel did with them: steered, own, lease_expired, no_listener, passed."""
+"""Connections, and datagrams, by what the kernel did with them: the fields of `Counters`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Relay:
     """What the relays of all pods share: where streams are, how much is in use, what has happened so far.
 
     `pick` gives a session's stream. `opened` counts connections by where they went (`laptop`, or `app_` and why),
-    `resets` those that did not end in order, `active` what there is at `laptop` and `app` now.
+    `resets` those that did not end in order, `active` what there is at `laptop` and `app` now, `datagrams` those
+    `received` from clients, `answered` and `dropped`.
     """
 
     def __init__(self, pick: Callable[[str], Endpoint | None], limits: Limits, probing: Probing | None = None) -> None:
@@ -80,6 +82,7 @@ class Relay:
         self.resets: Counter[str] = Counter()
         self.active: Counter[str] = Counter()
         self.by_session: Counter[str] = Counter()
+        self.datagrams: Counter[str] = Counter()
         self.tally = Tally()
         self.pods: set[PodRelay] = set()
         self.full = False
@@ -147,6 +150,7 @@ class PodRelay:
     """The connections of one pod, from its attachment until the last one has ended."""
 
     def __init__(self, relay: Relay, pod: PodRef, attachment: Attachment, routes: Routes) -> None:
+        """`routes` are TCP's."""
         self.pod = pod
         self.routes: Routes = dict(routes)
         self._relay = relay
@@ -157,6 +161,7 @@ class PodRelay:
         self._servers: list[asyncio.Server] = []
         self._laptop: dict[tuple[int, str], set[Tunnelled]] = {}  # by port and intercept UID
         self._apps = ToApp(relay, pod, attachment)
+        self.udp = UdpRelay(relay, pod, attachment)
         self._personal = PersonalPorts(relay, pod, attachment)
         self._personal.set_routes(self.routes)
 
@@ -216,16 +221,13 @@ class PodRelay:
         """Tell the kernel which ports to steer."""
         if self._steering:
             self._attachment.set_ports(() if self._relay.full else map(SteeredPort, self.routes))
+            self.udp.apply()
 
     def verdicts(self) -> Verdicts:
         """What the kernel did with new connections to this pod's intercepted ports."""
         totals: Verdicts = Counter()
-        for counters in self._attachment.counters().values():
-            totals["steered"] += counters.steered
-            totals["own"] += counters.own
-            totals["lease_expired"] += counters.lease_expired
-            totals["no_listener"] += counters.no_listener
-            totals["passed"] += counters.passed
+        for counters in (*self._attachment.counters().values(), *self.udp.counters()):
+            totals.update(asdict(counters))
         return totals
 
     async def finish(self) -> None:
@@ -244,6 +246,7 @@ class PodRelay:
     def abandon(self) -> None:
         """The pod's network is gone, or we are: stop, and reset every connection."""
         self.stop()
+        self.udp.close()
         self._close()
         for group in list(self._laptop.values()):
             for connection in list(group):
@@ -258,6 +261,7 @@ class PodRelay:
         self._steering = False
         self._attachment.stop()
         self._relay.remember(self.verdicts())
+        self.udp.stop()
         self._relay.pods.discard(self)
         self.routes = {}
         if self.pool is not None:

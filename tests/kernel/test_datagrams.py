@@ -29,8 +29,18 @@ def udp(place: Namespace, host: str, port: int = 0) -> socket.socket:
 
 
 async def arrives(sock: socket.socket, seconds: float = 2) -> tuple[bytes, Any]:
-    async with asyncio.timeout(seconds):
-        return await asyncio.get_running_loop().sock_recvfrom(sock, 65535)
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock.fileno(), readable.set)  # uvloop has no sock_recvfrom
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    return sock.recvfrom(65535)
+                readable.clear()
+                await readable.wait()
+    finally:
+        loop.remove_reader(sock.fileno())
 
 
 class Echo:

@@ -57,10 +57,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True, order=True)
 class InterceptPort:
-    """A port of the pod."""
+    """A port of the pod. As text `80`, or `53/udp`."""
 
     port: int
     protocol: str = "TCP"
+
+    def __str__(self) -> str:
+        return str(self.port) if self.protocol == "TCP" else f"{self.port}/{self.protocol.lower()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ _CMSG_SPACE = 256
 _IN6 = struct.Struct("!HHI16sI")  # struct sockaddr_in6, the family in whatever order
 _UDP = struct.Struct("!HHHH")
 _MAX_PAYLOAD = 65535 - _UDP.size
+_PROTOCOLS = {
+    socket.AF_INET: (socket.IPPROTO_UDP, socket.IPPROTO_ICMP),
+    socket.AF_INET6: (socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6),
+}
 # Raw sockets are given a copy of every datagram of the namespace. These are connected to an address that sends none,
 # so that the kernel passes them by, and refuse the rest.
 _NOBODY = {socket.AF_INET: "127.255.255.254", socket.AF_INET6: "::1"}
@@ -60,28 +64,42 @@ class RawAnswers:
 
     def __init__(self, netns: Netns, families: Container[int]) -> None:
         """Raises OSError; PermissionError without CAP_NET_RAW."""
-        self._sockets: dict[int, socket.socket] = {}
+        self._sockets: dict[tuple[int, int], socket.socket] = {}
         try:
-            for family in (socket.AF_INET, socket.AF_INET6):
+            for family, protocols in _PROTOCOLS.items():
                 if family in families:
-                    self._sockets[family] = _raw(netns, family)
+                    for protocol in protocols:
+                        self._sockets[family, protocol] = _raw(netns, family, protocol)
         except BaseException:
             self.close()
             raise
 
     def send(self, payload: bytes, question: Datagram) -> bool:
-        family = socket.AF_INET6 if ":" in question.client.host else socket.AF_INET
-        sock = self._sockets.get(family)
-        if sock is None or len(payload) > _MAX_PAYLOAD:
+        if len(payload) > _MAX_PAYLOAD:
             return False
         source, client = question.destination, question.client
+        if ":" in client.host:
+            header = _UDP.pack(source.port, client.port, _UDP.size + len(payload), 0)
+            return self._send(socket.IPPROTO_UDP, header + payload, question)
+        return self._send(socket.IPPROTO_UDP, udp4(source, client, payload), question)
+
+    def refuse(self, question: Datagram) -> None:
+        if ":" in question.client.host:
+            self._send(socket.IPPROTO_ICMPV6, unreachable6(question), question)
+        else:
+            self._send(socket.IPPROTO_ICMP, unreachable4(question), question)
+
+    def _send(self, protocol: int, packet: bytes, question: Datagram) -> bool:
+        source, client = question.destination, question.client
+        family = socket.AF_INET6 if ":" in client.host else socket.AF_INET
+        sock = self._sockets.get((family, protocol))
+        if sock is None:
+            return False
         try:
             if family == socket.AF_INET:
-                packet = udp4(source, client, payload)
                 info = struct.pack("=i4s4x", 0, socket.inet_aton(source.host))
                 sock.sendmsg([packet], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, (client.host, 0))
             else:
-                packet = _UDP.pack(source.port, client.port, _UDP.size + len(payload), 0) + payload
                 info = struct.pack("=16si", socket.inet_pton(family, source.host), question.scope)
                 to = (client.host, 0, 0, question.scope)
                 sock.sendmsg([packet], [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, info)], 0, to)
@@ -101,19 +119,43 @@ def udp4(source: Address, destination: Address, payload: bytes) -> bytes:
     addresses = socket.inet_aton(source.host) + socket.inet_aton(destination.host)
     pseudo = addresses + struct.pack("!BBH", 0, socket.IPPROTO_UDP, length)
     header = struct.pack("!HHH", source.port, destination.port, length)
-    # The sum of 16-bit words with end-around carry is the whole as one number, modulo 65535.
-    words = pseudo + header + payload + bytes(len(payload) % 2)
-    checksum = 0xFFFF - int.from_bytes(words, "big") % 0xFFFF
-    return header + struct.pack("!H", checksum or 0xFFFF) + payload
+    return header + struct.pack("!H", _checksum(pseudo + header + payload)) + payload
 
 
-def _raw(netns: Netns, family: socket.AddressFamily) -> socket.socket:
+def unreachable4(question: Datagram) -> bytes:
+    """The ICMP message "port unreachable", with the beginning of what it is about (RFC 792)."""
+    client, destination = question.client, question.destination
+    about = _UDP.pack(client.port, destination.port, _UDP.size + len(question.payload), 0)
+    length = 20 + _UDP.size + len(question.payload)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, length, 0, 0, 64, socket.IPPROTO_UDP, 0)
+    header += socket.inet_aton(client.host) + socket.inet_aton(destination.host)
+    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+    rest = bytes(4) + header + about
+    return struct.pack("!BBH", 3, 3, _checksum(b"\x03\x03" + rest)) + rest
+
+
+def unreachable6(question: Datagram) -> bytes:
+    """The same in ICMPv6 (RFC 4443); the kernel fills in the checksum."""
+    client, destination = question.client, question.destination
+    length = _UDP.size + len(question.payload)
+    header = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64)
+    header += socket.inet_pton(socket.AF_INET6, client.host) + socket.inet_pton(socket.AF_INET6, destination.host)
+    return struct.pack("!BBHI", 1, 4, 0, 0) + header + _UDP.pack(client.port, destination.port, length, 0)
+
+
+def _checksum(data: bytes) -> int:
+    """The complement of the sum of 16-bit words with end-around carry (RFC 1071)."""
+    # Of which the sum is the whole as one number, modulo 65535. Never 0, which in UDP would mean that there is none.
+    return 0xFFFF - int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF
+
+
+def _raw(netns: Netns, family: socket.AddressFamily, protocol: int) -> socket.socket:
     with netns.entered():
-        sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.IPPROTO_UDP)
+        sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _REFUSE_ALL)
         sock.connect((_NOBODY[family], 0))
-        if family == socket.AF_INET6:
+        if protocol == socket.IPPROTO_UDP and family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, 6)  # where in the UDP header it goes
     except BaseException:
         sock.close()

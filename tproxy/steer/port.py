@@ -50,6 +50,10 @@ class Answers(Protocol):
         """Answer `question`'s client, from where it was sent to. False if it was dropped, as UDP may be."""
         ...
 
+    def refuse(self, question: Datagram) -> None:
+        """Have its client know that nobody listens where it was sent to."""
+        ...
+
     def close(self) -> None:
         """Idempotent."""
         ...

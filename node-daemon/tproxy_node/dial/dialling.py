@@ -18,8 +18,9 @@ from tproxy.model.flow import Address, FlowKind, ResetReason
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import Bridge
 from tproxy.tunnel.conn import Conn
+from tproxy.tunnel.flow import UdpFlow
 from tproxy_node.dial.connecting import connect, connect_udp
-from tproxy_node.dial.datagrams import DnsFlow, Room, TextFlow, UdpFlow
+from tproxy_node.dial.datagrams import DnsFlow, Room, TextFlow
 from tproxy_node.dial.failure import DialError, from_os
 from tproxy_node.dial.origins import Origin, Origins
 from tproxy_node.opening import Identity, Openings

@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from tproxy_node.desired import Failure, Route, View, desire
+from tproxy_node.desired import Failure, Route, View, desire, of_protocol
 
 from tests.unit.node.objects import intercept, pod, session
-from tproxy.model.intercept import NodeState, Target
+from tproxy.model.intercept import InterceptPort, NodeState, Target
 from tproxy.model.match import HeaderMatch, Match
 from tproxy.model.pod import Pod, Service
 
 ALICE = Route("uid-web-1a2b", "uid-alice", "shop/web-1a2b")
+WEB = InterceptPort(80)
 CHAIN = {f"uid-web-{n}": [("Deployment", "web")] for n in range(1, 4)}
 
 
@@ -32,17 +33,17 @@ def verdict(seen: View, uid: str = "uid-web-1a2b") -> tuple[NodeState, str]:
 
 def test_a_live_intercept_gets_its_pods() -> None:
     found = desire(view(pods=[pod(), pod("web-2"), pod("other", owner="db")]))
-    assert found.routes == {"uid-web-1": {80: ALICE}, "uid-web-2": {80: ALICE}}
+    assert found.routes == {"uid-web-1": {WEB: ALICE}, "uid-web-2": {WEB: ALICE}}
     status = found.statuses["uid-web-1a2b"]
     assert [(one.name, one.reason) for one in status.pods] == [("web-1", "Attaching"), ("web-2", "Attaching")]
 
 
 def test_ready_only_when_steered() -> None:
-    found = desire(view(pods=[pod(), pod("web-2")], steered={"uid-web-1": {80: ALICE}}))
+    found = desire(view(pods=[pod(), pod("web-2")], steered={"uid-web-1": {WEB: ALICE}}))
     status = found.statuses["uid-web-1a2b"]
     assert [one.state for one in status.pods] == [NodeState.READY, NodeState.PENDING]
     assert status.state is NodeState.PENDING
-    both = desire(view(pods=[pod()], steered={"uid-web-1": {80: ALICE}}))
+    both = desire(view(pods=[pod()], steered={"uid-web-1": {WEB: ALICE}}))
     assert both.statuses["uid-web-1a2b"].state is NodeState.READY
 
 
@@ -84,12 +85,14 @@ def test_finished_pods_are_not_mentioned(phase: str) -> None:
 def test_a_pod_on_its_way_out_is_kept_but_not_begun() -> None:
     going = pod(deleting=True)
     assert desire(view(pods=[going])).statuses == {}
-    kept = desire(view(pods=[going], steered={"uid-web-1": {80: ALICE}}))
-    assert kept.routes == {"uid-web-1": {80: ALICE}}
+    kept = desire(view(pods=[going], steered={"uid-web-1": {WEB: ALICE}}))
+    assert kept.routes == {"uid-web-1": {WEB: ALICE}}
 
 
 def test_what_this_version_cannot_do_is_refused() -> None:
-    assert verdict(view(intercepts=[intercept(protocol="UDP")])) == (NodeState.REFUSED, "ProtocolUnsupported")
+    assert verdict(view(intercepts=[intercept(protocol="SCTP")])) == (NodeState.REFUSED, "ProtocolUnsupported")
+    personal = intercept(protocol="UDP", match=Match(method="GET"))
+    assert verdict(view(intercepts=[personal])) == (NodeState.REFUSED, "MatchUnsupported")
 
 
 def test_the_session_must_be_the_very_one() -> None:
@@ -99,7 +102,7 @@ def test_the_session_must_be_the_very_one() -> None:
 
 
 def test_an_intercept_being_left_counts_no_more() -> None:
-    found = desire(view(intercepts=[intercept(deleting=True)], steered={"uid-web-1": {80: ALICE}}))
+    found = desire(view(intercepts=[intercept(deleting=True)], steered={"uid-web-1": {WEB: ALICE}}))
     assert (found.routes, found.statuses) == ({}, {})
 
 
@@ -115,9 +118,9 @@ def test_namespaces_do_not_mix() -> None:
 def test_targets_by_service_and_by_pod() -> None:
     front = Service("shop", "front", {"app": "web"})
     by_service = view(intercepts=[intercept(target=Target("Service", "front"))], services=[front], chains={})
-    assert desire(by_service).routes == {"uid-web-1": {80: ALICE}}
+    assert desire(by_service).routes == {"uid-web-1": {WEB: ALICE}}
     by_pod = view(pods=[pod(), pod("web-2")], intercepts=[intercept(target=Target("Pod", "web-2"))], chains={})
-    assert desire(by_pod).routes == {"uid-web-2": {80: ALICE}}
+    assert desire(by_pod).routes == {"uid-web-2": {WEB: ALICE}}
 
 
 class TestConflicts:
@@ -131,7 +134,7 @@ class TestConflicts:
 
     def test_the_older_wins_and_the_other_is_told(self) -> None:
         found = desire(self.both)
-        assert found.routes == {"uid-web-1": {80: ALICE}}
+        assert found.routes == {"uid-web-1": {WEB: ALICE}}
         status = found.statuses["uid-web-3c4d"]
         assert (status.state, status.reason) == (NodeState.CONFLICTED, "PortTaken")
         assert status.message == (
@@ -140,13 +143,13 @@ class TestConflicts:
 
     def test_the_holder_stays(self) -> None:
         bobs = Route("uid-web-3c4d", "uid-bob", "shop/web-3c4d")
-        found = desire(replace(self.both, steered={"uid-web-1": {80: bobs}}))
-        assert found.routes == {"uid-web-1": {80: bobs}}
+        found = desire(replace(self.both, steered={"uid-web-1": {WEB: bobs}}))
+        assert found.routes == {"uid-web-1": {WEB: bobs}}
         assert found.statuses["uid-web-1a2b"].state is NodeState.CONFLICTED
 
     def test_the_live_one_goes_before_the_older(self) -> None:
         found = desire(replace(self.both, live=frozenset({"uid-bob"})))
-        assert found.routes["uid-web-1"][80].name == "shop/web-3c4d"
+        assert found.routes["uid-web-1"][WEB].name == "shop/web-3c4d"
         assert found.statuses["uid-web-1a2b"].state is NodeState.CONFLICTED
 
     def test_nobody_connected_nothing_decided(self) -> None:
@@ -156,14 +159,14 @@ class TestConflicts:
     def test_all_ports_or_none(self) -> None:
         wide = intercept("web-3c4d", of="bob", minute=5, ports=(80, 443))
         found = desire(replace(self.both, intercepts=[intercept(), wide]))
-        assert found.routes == {"uid-web-1": {80: ALICE}}
+        assert found.routes == {"uid-web-1": {WEB: ALICE}}
 
     def test_different_ports_share_a_pod(self) -> None:
         other = intercept("web-3c4d", of="bob", ports=(443,))
         found = desire(replace(self.both, intercepts=[intercept(), other]))
         assert {port: route.session for port, route in found.routes["uid-web-1"].items()} == {
-            80: "uid-alice",
-            443: "uid-bob",
+            WEB: "uid-alice",
+            InterceptPort(443): "uid-bob",
         }
 
 
@@ -175,13 +178,13 @@ def test_personal_intercepts_share_a_port_in_order() -> None:
         sessions=[session(), session("bob")],
         live=frozenset({"uid-alice", "uid-bob"}),
     )
-    route = desire(seen).routes["uid-web-1"][80]
+    route = desire(seen).routes["uid-web-1"][WEB]
     assert [choice.name for _, choice in route.personal] == ["shop/eve", "shop/ada"]
     assert (route.intercept, str(route)) == (ALICE.intercept, "shop/eve+shop/ada+shop/web-1a2b")
     # One whose laptop is away is no part of it, and alone it is no reason to be in the way.
     away = replace(seen, live=frozenset({"uid-bob"}))
-    assert [choice.name for _, choice in desire(away).routes["uid-web-1"][80].personal] == ["shop/eve"]
-    assert desire(away).routes["uid-web-1"][80].intercept == ""
+    assert [choice.name for _, choice in desire(away).routes["uid-web-1"][WEB].personal] == ["shop/eve"]
+    assert desire(away).routes["uid-web-1"][WEB].intercept == ""
     assert desire(replace(seen, live=frozenset())).routes == {}
 
 
@@ -193,3 +196,11 @@ def test_a_personal_intercept_is_ready_whatever_others_do() -> None:
     joined = view(intercepts=[ada, intercept()], steered=steered)
     assert verdict(joined, ada.uid) == (NodeState.READY, "")
     assert verdict(joined) == (NodeState.PENDING, "Attaching")
+
+
+def test_datagrams_have_ports_of_their_own() -> None:
+    other = intercept("dns-3c4d", of="bob", protocol="UDP")
+    seen = view(sessions=[session(), session("bob")], live=frozenset({"uid-alice", "uid-bob"}))
+    found = desire(replace(seen, intercepts=[intercept(), other])).routes["uid-web-1"]
+    assert {str(port): route.session for port, route in found.items()} == {"80": "uid-alice", "80/udp": "uid-bob"}
+    assert list(of_protocol(found, "UDP")) == [80]

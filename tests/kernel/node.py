@@ -82,8 +82,13 @@ class Pod:
     def run(self) -> None:
         """Start the process, and report the pod as running."""
         place = self.network.pod.path
-        script = f"echo $$ > {self._cgroup}/cgroup.procs && exec nsenter --net={place} sleep infinity"
-        self._process = subprocess.Popen(["sh", "-c", script])
+        # Not before it is where it belongs does it count: all pods here have the same address.
+        script = f"echo $$ > {self._cgroup}/cgroup.procs && echo && exec sleep infinity > /dev/null"
+        command = ["nsenter", f"--net={place}", "sh", "-c", script]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        with self._process.stdout as there:
+            there.readline()
         self.report("Running")
 
     def report(self, phase: str, address: str = POD_IP4) -> None:

@@ -7,7 +7,6 @@ import socket
 import dns.message
 import dns.rcode
 import pytest
-from tproxy_node.dial import datagrams
 from tproxy_node.dial.dialling import DialLimits
 
 from tests.kernel.answering import serving
@@ -16,6 +15,7 @@ from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, POD_IP4, POD_IP6, 
 from tests.unit.node.objects import pod
 from tproxy.model.dial_policy import DialPolicy, Where
 from tproxy.model.flow import ResetReason
+from tproxy.tunnel import flow
 
 PORT = 8080
 NAMES = {
@@ -248,7 +248,7 @@ def test_udp_where_nobody_listens_is_refused(network: PodNetwork) -> None:
 
 
 def test_an_idle_flow_ends(network: PodNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datagrams, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(flow, "IDLE_SECONDS", 0.3)
 
     async def scenario() -> None:
         async with scene(network) as one, udp_echo(network.outside, OUTSIDE_IP4, PORT):

@@ -74,9 +74,9 @@ class Flow:
 class UdpFlow(Flow):
     """Datagrams between the other side and one destination, over a connected socket."""
 
-    def __init__(self, conn: Conn, over: Callable[[], None], idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, conn: Conn, over: Callable[[], None], idle_seconds: float | None = None) -> None:
         super().__init__(conn, over)
-        self._idle_seconds = idle_seconds
+        self._idle_seconds = IDLE_SECONDS if idle_seconds is None else idle_seconds
         self._loop = asyncio.get_running_loop()
         self._sock: socket.socket | None = None
         self._early: list[bytes] = []

@@ -28,6 +28,7 @@ COMMANDS = {
     "leave": "Give intercepted traffic back.",
     "list": "List the intercepts in the cluster, everybody's.",
     "quit": "Leave everything and stop the daemon.",
+    "run": "Run a command as if it ran in the cluster.",
     "status": "Show the daemon, its tunnels and its intercepts.",
     "version": "Show the versions of all parts.",
 }

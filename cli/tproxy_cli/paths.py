@@ -45,6 +45,11 @@ def socket_path() -> "Path":
     return runtime_dir() / "daemon.sock"
 
 
+def run_socket_path() -> "Path":
+    """The daemon's unix socket for runs."""
+    return runtime_dir() / "run.sock"
+
+
 def lock_path() -> "Path":
     """The file on which the running daemon holds a lock."""
     return runtime_dir() / "daemon.lock"

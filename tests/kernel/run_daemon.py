@@ -5,12 +5,14 @@ The cluster is a stand-in: one that owns no address, and whose resolvers know a 
 
 import asyncio
 import os
+import socket
 import sys
 
 import uvloop
 from tproxy_cli import paths
 from tproxy_cli.daemon.runs.door import Door
 from tproxy_cli.daemon.runs.runs import Runs
+from tproxy_cli.daemon.runs.ways import Lease
 
 from tproxy.dns import wire
 from tproxy.model.resolv_conf import ResolvConf
@@ -42,12 +44,22 @@ class Cluster:
         pass
 
 
-async def serve() -> None:
-    async def opened(*_: object) -> Cluster:
-        return Cluster()
+class Ways:
+    """Always that cluster."""
 
-    runs = Runs(opened)  # type: ignore[arg-type]
-    door = Door(paths.runtime_dir() / "run.sock", runs.serve)
+    async def open(self, *_: object) -> Lease:
+        return Lease(Cluster(), lambda: None)  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        pass
+
+
+async def serve() -> None:
+    runs = Runs(Ways())
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(paths.run_socket_path()))
+    listener.listen()
+    door = Door(listener, runs.serve)
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await door.close()

@@ -30,6 +30,8 @@ from tproxy_cli.daemon.requests import (
     ListRequest,
     Where,
 )
+from tproxy_cli.daemon.runs.runs import Runs
+from tproxy_cli.daemon.runs.ways import Ways
 from tproxy_cli.daemon.session import LaptopSession
 from tproxy_cli.daemon.state import SavedSession, StateFile
 
@@ -55,6 +57,7 @@ class Engine:
         self._clusters = Clusters(forwards, self._save)
         self._tasks = Tasks("engine")
         self._undoing = Tasks("undo")
+        self.runs = Runs(Ways(self._find))
         self._restored = asyncio.Event()
         self.host_wide = HostWide(self._find, forwards)
 
@@ -67,7 +70,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing would be missed if the daemon were not there."""
-        return not self._waiting and not self._sessions() and self.host_wide.idle
+        return not self._waiting and not self._sessions() and self.host_wide.idle and self.runs.idle
 
     async def intercept(self, request: InterceptRequest, say: Progress) -> Json:
         """Create an intercept and wait until it is live; cancelled or failed, it leaves nothing behind."""
@@ -164,6 +167,7 @@ class Engine:
     async def quit(self) -> int:
         """Leave everything; how many intercepts there were."""
         await self.host_wide.close()
+        await self.runs.close()
         left = await asyncio.gather(*(session.end_now() for session in self._sessions()))
         self._waiting = []
         self._save()
@@ -172,6 +176,7 @@ class Engine:
     async def suspend(self) -> None:
         """Close tunnels, so that the pods serve again at once, and leave the objects for the next daemon."""
         await self.host_wide.close()
+        await self.runs.close()
         await self._tasks.close()
         await asyncio.gather(*(session.suspend() for session in self._sessions()))
 

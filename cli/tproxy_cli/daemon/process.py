@@ -10,12 +10,16 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
 
 from tproxy.errors import TproxyError
 from tproxy_cli import paths
 
 BACKLOG = 64
 MAX_DESCRIPTORS = 1 << 20
+_RUN_KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
+"""Of the socket for runs, which other systems don't have and nobody connects to there."""
+
 MACOS_DESCRIPTORS = 10240
 """OPEN_MAX: macOS refuses more although it calls the hard limit infinite."""
 
@@ -26,10 +30,11 @@ def main() -> int:
     try:
         lock = _lock()
         try:
-            _serve(_listen())
+            _serve(_listen(paths.socket_path()), _listen(paths.run_socket_path(), _RUN_KIND))
         finally:
             # Still under the lock: the next daemon's socket must not be the one removed.
-            paths.socket_path().unlink(missing_ok=True)
+            for path in (paths.socket_path(), paths.run_socket_path()):
+                path.unlink(missing_ok=True)
             os.close(lock)
     except TproxyError as error:
         print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
@@ -37,7 +42,7 @@ def main() -> int:
     return 0
 
 
-def _serve(listener: socket.socket) -> None:
+def _serve(listener: socket.socket, door: socket.socket) -> None:
     from tproxy_cli.daemon import logs
 
     log = paths.state_dir() / "daemon.log"
@@ -50,7 +55,7 @@ def _serve(listener: socket.socket) -> None:
     from tproxy_cli.daemon.server import run
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(run(listener))
+        runner.run(run(listener, door))
 
 
 def _lock() -> int:
@@ -71,11 +76,10 @@ def _lock() -> int:
     return descriptor
 
 
-def _listen() -> socket.socket:
-    """Listen on the socket, in place of one that a killed daemon left."""
-    path = paths.socket_path()
+def _listen(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """Listen at `path`, in place of a socket that a killed daemon left."""
     path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, kind)
     before = os.umask(0o177)  # others must not connect even for a moment
     try:
         listener.bind(str(path))

@@ -33,6 +33,7 @@ from tproxy_cli.daemon import requests
 from tproxy_cli.daemon.engine import Engine, daemon_status
 from tproxy_cli.daemon.hostwide.hostwide import ConnectRequest
 from tproxy_cli.daemon.peer import peer_uid
+from tproxy_cli.daemon.runs.door import Door
 from tproxy_cli.daemon.state import StateFile
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,8 @@ class Server:
             app.router.add_post(f"/v1/{name}", self._handler(operation))
         return app
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serve on `listener` until the end."""
+    async def serve(self, listener: socket.socket, door: socket.socket | None = None) -> None:
+        """Serve on `listener`, and runs on `door`, until the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -78,10 +79,13 @@ class Server:
         await web.SockSite(runner, listener).start()
         log.info("daemon started", extra={"pid": os.getpid(), "version": VERSION})
         self._engine.start()
+        runs = Door(door, self._engine.runs.serve) if door is not None else None
         try:
             await self._wait_for_end()
         finally:
             await self._cancel_requests()
+            if runs is not None:
+                await runs.close()
             await self._engine.suspend()
             await runner.cleanup()
             await self._engine.close()
@@ -141,7 +145,12 @@ class Server:
 
         async def status(body: Json, say: Progress) -> Json:
             process = daemon_status(self._started, paths.socket_path(), paths.log_path(), self._state)
-            return {"daemon": process, "clusters": engine.status(), "connections": engine.host_wide.status()}
+            return {
+                "daemon": process,
+                "clusters": engine.status(),
+                "connections": engine.host_wide.status(),
+                "runs": engine.runs.status(),
+            }
 
         async def quit_(body: Json, say: Progress) -> Json:
             self._state = "stopping"
@@ -230,7 +239,7 @@ async def _outcome(operation: Operation, body: bytes, say: Progress) -> Json:
         return {"error": {"message": f"internal error: {error or type(error).__name__}", "hint": hint, "exitCode": 1}}
 
 
-async def run(listener: socket.socket) -> None:
+async def run(listener: socket.socket, door: socket.socket) -> None:
     """Be the daemon until the end."""
     engine = Engine(StateFile(paths.sessions_path()), paths.runtime_dir() / "forward")
-    await Server(engine).serve(listener)
+    await Server(engine).serve(listener, door)

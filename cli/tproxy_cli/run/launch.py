@@ -228,7 +228,7 @@ class Launch:
 
 def connect_door() -> socket.socket:
     """A connection to the daemon's door. Raises TproxyError."""
-    path = paths.runtime_dir() / "run.sock"
+    path = paths.run_socket_path()
     door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         door.connect(str(path))

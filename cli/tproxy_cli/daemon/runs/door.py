@@ -19,7 +19,6 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 
 from tproxy.errors import InvalidError, TproxyError
 from tproxy.tasks import Tasks
@@ -30,7 +29,6 @@ from tproxy_cli.run.packets import Json
 log = logging.getLogger(__name__)
 
 MOST_RUNS = 64
-_BACKLOG = 16
 _UNREAD = 8
 """Messages of a command line that nobody has read yet; one more and it is ended."""
 
@@ -109,18 +107,14 @@ Serve = Callable[[Client], Awaitable[None]]
 
 
 class Door:
-    """Listens at `path`, in place of what a killed daemon left there, until `close`."""
+    """Takes over a listening socket until `close`."""
 
-    def __init__(self, path: Path, serve: Serve) -> None:
-        self._path = path
+    def __init__(self, listener: socket.socket, serve: Serve) -> None:
         self._serve = serve
         self._clients = 0
         self._tasks = Tasks("runs")
         self._loop = asyncio.get_running_loop()
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(path))  # others cannot connect: the directory is ours alone, and the umask is 077
-        self._listener.listen(_BACKLOG)
+        self._listener = listener
         self._listener.setblocking(False)
         self._loop.add_reader(self._listener, self._accept)
 
@@ -128,7 +122,6 @@ class Door:
         """Close all connections."""
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        self._path.unlink(missing_ok=True)
         await self._tasks.close()
 
     def _accept(self) -> None:

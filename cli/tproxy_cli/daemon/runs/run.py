@@ -90,12 +90,11 @@ class Run:
         await self._published.serve(self.request.publish)
 
     async def close(self) -> None:
-        """End everything, the way into the cluster included."""
+        """End everything but the way into the cluster."""
         parts = (self._published, self._connections, self._datagrams, self._names)
         await asyncio.gather(*(part.close() for part in parts if part is not None))
         if self.inside is not None:
             self.inside.close()
-        await self.outbound.close()
 
     def status(self) -> Json:
         """For people and programs."""

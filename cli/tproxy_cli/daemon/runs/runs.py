@@ -2,7 +2,8 @@
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from tproxy.model.workload import TargetQuery
 from tproxy.version import VERSION
@@ -14,15 +15,34 @@ from tproxy_cli.daemon.runs.run import Json, Run, RunRequest
 
 log = logging.getLogger(__name__)
 
-Open = Callable[[Where, TargetQuery | None, Callable[[str], None]], Awaitable[Outbound]]
-"""Opens a way into a cluster, saying what it does. Raises TproxyError."""
+
+class Lease(Protocol):
+    """A share in a way into a cluster."""
+
+    @property
+    def outbound(self) -> Outbound:
+        """The way."""
+
+    @property
+    def release(self) -> Callable[[], None]:
+        """Gives the share up."""
+
+
+class Ways(Protocol):
+    """Opens ways into clusters."""
+
+    async def open(self, where: Where, target: TargetQuery | None, say: Callable[[str], None]) -> Lease:
+        """A share in one, saying what is being done. Raises TproxyError."""
+
+    async def close(self) -> None:
+        """Close all."""
 
 
 class Runs:
     """Serves command lines."""
 
-    def __init__(self, open_outbound: Open) -> None:
-        self._open = open_outbound
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
         self._runs: dict[str, Run] = {}
 
     @property
@@ -38,28 +58,23 @@ class Runs:
         """All of them."""
         return [run.status() for run in self._runs.values()]
 
+    async def close(self) -> None:
+        """Close the ways; the runs that use them end by themselves."""
+        await self._ways.close()
+
     async def serve(self, client: Client) -> None:
         """Be there for one command line. Raises GoneError when it is gone, and TproxyError."""
         body, _ = await client.receive("open")
         request = RunRequest.of(body)
-        outbound = await self._open(request.where, request.target, lambda text: client.send({"progress": text}))
-        run = Run(request, outbound, lambda text, hint: client.send({"warn": {"message": text, "hint": hint}}))
+        lease = await self._ways.open(request.where, request.target, lambda text: client.send({"progress": text}))
+        run = Run(request, lease.outbound, lambda text, hint: client.send({"warn": {"message": text, "hint": hint}}))
         try:
-            client.send(
-                {
-                    "opened": {
-                        "version": VERSION,
-                        "resolvConf": resolv_conf(outbound),
-                        "origin": outbound.origin,
-                        "node": outbound.node,
-                    }
-                }
-            )
+            client.send({"opened": _opened(lease.outbound)})
             content, descriptors = await client.receive("serve")
             *passed, inside = [socket.socket(fileno=descriptor) for descriptor in descriptors]
             names = [str(name) for name in content["sockets"]]
             self._runs[request.id] = run
-            log.info("run begins", extra={"run": request.id, "origin": outbound.origin})
+            log.info("run begins", extra={"run": request.id, "origin": lease.outbound.origin})
             await run.serve(dict(zip(names, passed, strict=True)), inside)
             client.send({"serving": {}})
             await client.receive("end")
@@ -69,5 +84,15 @@ class Runs:
         finally:
             self._runs.pop(request.id, None)
             await run.close()
+            lease.release()
             log.info("run ended", extra={"run": request.id})
             client.send({"ended": {}})
+
+
+def _opened(outbound: Outbound) -> Json:
+    return {
+        "version": VERSION,
+        "resolvConf": resolv_conf(outbound),
+        "origin": outbound.origin,
+        "node": outbound.node,
+    }

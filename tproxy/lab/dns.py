@@ -3,6 +3,7 @@
     web.shop.svc.cluster.local              A, AAAA   cluster addresses, or ready endpoints if headless
     _http._tcp.web.shop.svc.cluster.local   SRV       one per Service, or per endpoint if headless
     10-244-1-7.web.shop.svc.cluster.local   A, AAAA   one endpoint of a headless Service
+    ext.shop.svc.cluster.local              CNAME     an ExternalName, with what it leads to if that is in the cluster
 
 Missing names in `cluster.local` are NXDOMAIN, everything outside of it is REFUSED at once. `Zone` is the answer to a
 question; `DnsServer` is its sockets.
@@ -87,6 +88,13 @@ class Zone:
     ) -> None:
         response.flags |= dns.flags.AA
         records = _lookup(store, labels)
+        if records and records[0][0] == dns.rdatatype.CNAME and kind != dns.rdatatype.CNAME:
+            response.answer.append(_rrset(name, dns.rdatatype.CNAME, [records[0][1]]))
+            name = dns.name.from_text(records[0][1])
+            target = tuple(label.decode("ascii", "replace").lower() for label in name.labels[:-1])
+            if target[-2:] != _DOMAIN:
+                return  # what is outside nobody here knows
+            records = _lookup(store, target[:-2])
         if records is None:
             response.set_rcode(dns.rcode.NXDOMAIN)
         texts = [text for record_kind, text in records or () if kind in (record_kind, dns.rdatatype.ANY)]
@@ -115,6 +123,8 @@ def _lookup(store: Store, labels: tuple[str, ...]) -> _Records | None:
             return () if _exists(store, namespace) else None
         case (service, namespace, "svc"):
             found = _service(store, service, namespace)
+            if found is not None and found["spec"].get("type") == "ExternalName":
+                return [(dns.rdatatype.CNAME, found["spec"]["externalName"].rstrip(".") + ".")]
             return None if found is None else _addresses(_own_addresses(store, found))
         case (host, service, namespace, "svc") if not host.startswith("_"):
             found = _service(store, service, namespace)

@@ -172,10 +172,13 @@ def _lacking_service(client: Client, layout: Layout, one: Manifest, service: Obj
     if not selector or service["spec"].get("clusterIP") == "None":
         return ""
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
+    families = service["spec"].get("ipFamilies") or ["IPv4"]
     ready: set[str] = {
-        pod["status"]["podIP"]
+        address["ip"]
         for pod in client.list(PODS, one.namespace, labels)
         if _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]
+        for address in pod["status"]["podIPs"]
+        if ("IPv6" if ":" in address["ip"] else "IPv4") in families
     }
     known = (records.read(layout) or {}).get("services", [])
     served: set[str] = {address for record in known if _is_same(record, one) for address in record["endpoints"]}

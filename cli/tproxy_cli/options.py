@@ -104,6 +104,22 @@ def cluster_options(function: Function) -> Function:
     )(decorated)
 
 
+def proxy_options(function: Function) -> Function:
+    """Add `--also-proxy` and `--never-proxy`; the function gets them as `also_proxy` and `never_proxy`."""
+    decorated = click.option(
+        "--never-proxy",
+        multiple=True,
+        metavar="CIDR",
+        help="A network that never does, such as one of a VPN or at home that the cluster uses too. Repeatable.",
+    )(function)
+    return click.option(
+        "--also-proxy",
+        multiple=True,
+        metavar="CIDR",
+        help="A network that leads into the cluster besides its Services and pods. Repeatable.",
+    )(decorated)
+
+
 output_option = click.option(
     "-o",
     "--output",

@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 
-import click
-
 from tproxy.errors import ClusterError, ConflictError, DeniedError, TproxyError
 from tproxy_cli.client import Daemon, Json
-from tproxy_cli.options import cluster_options, command, daemon, output_option
+from tproxy_cli.options import cluster_options, command, daemon, output_option, proxy_options
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
 from tproxy_cli.ui.units import elapsed
@@ -22,18 +20,7 @@ UNDO_SECONDS = 20.0
 
 
 @command()
-@click.option(
-    "--also-proxy",
-    multiple=True,
-    metavar="CIDR",
-    help="A network that leads into the cluster besides its Services and pods. Repeatable.",
-)
-@click.option(
-    "--never-proxy",
-    multiple=True,
-    metavar="CIDR",
-    help="A network that never does, such as one of a VPN or at home that the cluster uses too. Repeatable.",
-)
+@proxy_options
 @cluster_options
 @output_option
 def connect(

@@ -7,7 +7,7 @@ import click
 
 from tproxy.errors import InvalidError
 from tproxy_cli.client import Json
-from tproxy_cli.options import cluster_options, command, complete, daemon
+from tproxy_cli.options import cluster_options, command, complete, daemon, proxy_options
 from tproxy_cli.ui.console import Console
 
 
@@ -32,30 +32,15 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     allow_from_autoenv=False,
     help="Make a port that CMD listens at reachable on the laptop, at localhost. Repeatable.",
 )
-@click.option(
-    "--also-proxy",
-    "also",
-    multiple=True,
-    metavar="CIDR",
-    allow_from_autoenv=False,
-    help="Addresses that are to be reached from the cluster, too. Repeatable.",
-)
-@click.option(
-    "--never-proxy",
-    "never",
-    multiple=True,
-    metavar="CIDR",
-    allow_from_autoenv=False,
-    help="Addresses that are to be reached by the laptop's own network. Repeatable.",
-)
+@proxy_options
 @cluster_options
 def run(
     console: Console,
     words: tuple[str, ...],
     target: str | None,
     publish: tuple[str, ...],
-    also: tuple[str, ...],
-    never: tuple[str, ...],
+    also_proxy: tuple[str, ...],
+    never_proxy: tuple[str, ...],
     cluster: Json,
 ) -> None:
     """Run a command as if it ran in the cluster.
@@ -80,8 +65,8 @@ def run(
         cluster=cluster,
         target=target,
         publish=[_publication(text) for text in publish],
-        also=[_network(text) for text in also],
-        never=[_network(text) for text in never],
+        also=[_network(text) for text in also_proxy],
+        never=[_network(text) for text in never_proxy],
     )
     raise click.exceptions.Exit(start(console, wanted, words))
 

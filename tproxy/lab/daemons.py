@@ -7,7 +7,8 @@ from tproxy.errors import ClusterError
 from tproxy.kube.errors import AlreadyExistsError
 from tproxy.kube.port import PODS, Object
 from tproxy.lab.addresses import Node
-from tproxy.lab.api.authn import READ, Rule, User
+from tproxy.lab.api import rbac
+from tproxy.lab.api.authn import User
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers.deployments import is_ready
 from tproxy.lab.layout import Layout
@@ -24,16 +25,9 @@ _SELECTOR = ",".join(f"{key}={value}" for key, value in _LABELS.items())
 
 
 def user() -> User:
-    """The daemons' identity, with the rights that the chart's ClusterRole gives."""
-    return User(
-        f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}",
-        ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"),
-        (
-            Rule(READ, frozenset({"*"})),
-            Rule(frozenset({"update", "patch"}), frozenset({"intercepts.tproxy.dev/status"})),
-            Rule(frozenset({"delete"}), frozenset({"sessions.tproxy.dev"})),
-        ),
-    )
+    """The daemons' identity, with the rights that the chart gives."""
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated")
+    return rbac.node(f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}", groups)
 
 
 def pod_name(node: Node) -> str:

@@ -54,20 +54,3 @@ yes
   {{- end }}
 {{- end }}
 {{- end }}
-
-{{- /* What there is to intercept, and what the laptop's DNS and routes are made of. */ -}}
-{{- define "tproxy.workloadRules" -}}
-# What there is to intercept, and what the laptop's DNS and routes are made of.
-- apiGroups: [""]
-  resources: [pods, services]
-  verbs: [get, list, watch]
-- apiGroups: [apps]
-  resources: [deployments, replicasets, statefulsets, daemonsets]
-  verbs: [get, list, watch]
-- apiGroups: [batch]
-  resources: [jobs]
-  verbs: [get, list, watch]
-- apiGroups: [discovery.k8s.io]
-  resources: [endpointslices]
-  verbs: [get, list, watch]
-{{- end }}

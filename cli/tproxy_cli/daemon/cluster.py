@@ -22,6 +22,7 @@ from tproxy.model.session import MIN_TTL_SECONDS, TOKEN_BYTES
 from tproxy.model.workload import TargetQuery
 from tproxy.tasks import Tasks
 from tproxy.tunnel.hello import Hello
+from tproxy_cli import roles
 from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemons, NodeLink, dial
 from tproxy_cli.daemon.given.copies import FileCopies
 from tproxy_cli.daemon.held import Held
@@ -39,7 +40,7 @@ MAX_LOST = 50
 CLOSE_SECONDS = 30.0
 """How long requests under way may take after the way into the cluster has changed."""
 
-_RIGHTS: Sequence[tuple[str, Resource]] = (
+RIGHTS: Sequence[tuple[str, Resource]] = (
     ("create", SESSIONS),
     ("patch", SESSIONS),
     ("delete", SESSIONS),
@@ -99,13 +100,14 @@ class LaptopCluster:
         if namespace in self._allowed:
             return
         await self.api.list(INTERCEPTS, namespace)
-        needed = [(verb, resource, namespace, "") for verb, resource in _RIGHTS]
+        needed = [(verb, resource, namespace, "") for verb, resource in RIGHTS]
         # A WebSocket is a GET. Clusters that want `create` as well say so when the tunnel is opened.
         needed.append(("get", PODS, SYSTEM_NAMESPACE, "portforward"))
         answers = await asyncio.gather(*(self.api.may(*right) for right in needed))
         for (verb, resource, place, subresource), allowed in zip(needed, answers, strict=True):
             if not allowed:
-                raise _denied(verb, resource, place, subresource)
+                role = roles.REACH_NODES if subresource else roles.DEVELOPER
+                raise DeniedError(*roles.denied(verb, resource, place, role, subresource))
         self._allowed.add(namespace)
 
     def session(self, namespace: str, user: str) -> LaptopSession:
@@ -198,17 +200,6 @@ async def _close_later(api: ApiCluster) -> None:
         await asyncio.sleep(CLOSE_SECONDS)
     finally:
         await api.close()
-
-
-def _denied(verb: str, resource: Resource, namespace: str, subresource: str) -> DeniedError:
-    kind = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
-    shown = f"{kind}/{subresource}" if subresource else kind
-    option = f" --subresource={subresource}" if subresource else ""
-    return DeniedError(
-        f'you may not {verb} {shown} in namespace "{namespace}"',
-        "ask an administrator for this right; "
-        f"`kubectl auth can-i {verb} {kind}{option} -n {namespace}` shows whether you have it",
-    )
 
 
 def _name_part(host: str) -> str:

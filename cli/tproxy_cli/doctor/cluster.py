@@ -14,6 +14,7 @@ from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import ClusterConfig, load
 from tproxy.kube.errors import Call, NotFoundError
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
+from tproxy_cli import roles
 from tproxy_cli.doctor import nodes
 from tproxy_cli.doctor.finding import TPROXY, Finding, failed
 from tproxy_cli.doctor.nodes import SYSTEM_NAMESPACE
@@ -84,36 +85,26 @@ async def _user(cluster: ApiCluster) -> list[Finding]:
 async def _rights(cluster: ApiCluster, namespace: str) -> list[Finding]:
     """One line for each namespace, and one for each right that is missing there."""
     # A port-forward by WebSocket is a GET; from Kubernetes 1.35 on the API server asks for `create` as well.
+    work = [(verb, resource, "") for verb, resource in RIGHTS]
     reach = [("list", PODS, ""), ("get", PODS, "portforward"), ("create", PODS, "portforward")]
     return [
-        *await _rights_in(cluster, namespace, "intercept", [(verb, resource, "") for verb, resource in RIGHTS]),
-        *await _rights_in(cluster, SYSTEM_NAMESPACE, "reach-nodes", reach),
+        *await _rights_in(cluster, namespace, "intercept", roles.DEVELOPER, work),
+        *await _rights_in(cluster, SYSTEM_NAMESPACE, "reach-nodes", roles.REACH_NODES, reach),
     ]
 
 
 async def _rights_in(
-    cluster: ApiCluster, namespace: str, purpose: str, rights: Sequence[tuple[str, Resource, str]]
+    cluster: ApiCluster, namespace: str, purpose: str, role: str, rights: Sequence[tuple[str, Resource, str]]
 ) -> list[Finding]:
     answers = await asyncio.gather(*(cluster.may(verb, kind, namespace, sub) for verb, kind, sub in rights))
     missing = [right for right, allowed in zip(rights, answers, strict=True) if not allowed]
     if not missing:
         text = f'{len(rights)} of {len(rights)} rights in namespace "{namespace}"'
         return [Finding(CLUSTER, f"rights-to-{purpose}", "pass", text)]
-    findings = []
-    for verb, resource, subresource in missing:
-        kind = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
-        option = f" --subresource={subresource}" if subresource else ""
-        findings.append(
-            Finding(
-                CLUSTER,
-                f"rights-to-{purpose}",
-                "fail",
-                f'you may not {verb} {kind}{"/" + subresource if subresource else ""} in namespace "{namespace}"',
-                "ask an administrator for it; to see whether you have it: "
-                f"`kubectl auth can-i {verb} {kind}{option} -n {namespace}`",
-            )
-        )
-    return findings
+    return [
+        Finding(CLUSTER, f"rights-to-{purpose}", "fail", *roles.denied(verb, resource, namespace, role, subresource))
+        for verb, resource, subresource in missing
+    ]
 
 
 async def _kinds(cluster: ApiCluster) -> list[Finding]:

@@ -13,7 +13,7 @@ import yaml
 from aiohttp import web
 
 from tproxy.kube.port import PODS, Object
-from tproxy.lab.api import admission, authn
+from tproxy.lab.api import admission, authn, rbac
 from tproxy.lab.api.app import make_app
 from tproxy.lab.api.authn import User
 from tproxy.lab.api.resources import builtin_kinds, custom_kinds
@@ -98,7 +98,7 @@ class Server:
         controllers.start(self.store, tasks)
         tokens = {
             "admin-token": authn.admin(),
-            "dora-token": authn.developer("dora", "default"),
+            "dora-token": rbac.developer("dora", "default"),
             "nemo-token": authn.nobody("nemo"),
         }
         # kubectl sends no token over plain HTTP, so it is known by the address that it comes from.

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tproxy.kube.port import NODES, PODS
-from tproxy.lab.api import authn
+from tproxy.lab.api import rbac
 
 from .conftest import Server
 
@@ -141,7 +141,7 @@ def test_what_is_refused(kubectl: Kubectl) -> None:
 
 def test_rights(kubectl: Kubectl) -> None:
     assert kubectl("auth", "can-i", "create", "pods") == "yes\n"
-    with Server(authn.developer("dora", "default")) as server:
+    with Server(rbac.developer("dora", "default")) as server:
         there = ("--server", server.url)
         assert kubectl("auth", "can-i", "create", "intercepts.tproxy.dev", *there) == "yes\n"
         kubectl("auth", "can-i", "create", "pods", "--quiet", *there, fails=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from aiohttp import web
 
-from tproxy.lab.api import admission, authn
+from tproxy.lab.api import admission, authn, rbac
 from tproxy.lab.api.app import make_app
 from tproxy.lab.api.portforward import Dial
 from tproxy.lab.api.resources import Kind
@@ -18,7 +18,7 @@ from tproxy.lab.api.store import Store
 
 USERS = {
     "admin": authn.admin(),
-    "alice": authn.developer("alice", "shop"),
+    "alice": rbac.developer("alice", "shop"),
     "nobody": authn.nobody(),
 }
 

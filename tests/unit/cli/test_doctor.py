@@ -89,8 +89,10 @@ def test_each_missing_right_is_named_with_how_to_check(tproxy: Tproxy, tmp_path:
         got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "nobody"))
     assert got.code == 1
     assert 'you may not create sessions.tproxy.dev in namespace "shop"\n' in got.out
-    assert "`kubectl auth can-i create sessions.tproxy.dev -n shop`\n" in got.out
-    assert "`kubectl auth can-i create pods --subresource=portforward -n tproxy-system`\n" in got.out
+    assert "the chart's role tproxy-developer there (value `rbac.developers`)" in got.out
+    assert "`kubectl auth can-i create sessions.tproxy.dev -n shop` shows" in got.out
+    assert "the chart's role tproxy-reach-nodes there" in got.out
+    assert "`kubectl auth can-i create pods --subresource=portforward -n tproxy-system` shows" in got.out
 
 
 def test_a_cluster_without_tproxy(tproxy: Tproxy, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tproxy_node.status import StatusWriter
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import load
 from tproxy.kube.port import DEPLOYMENTS, NAMESPACES, NODES, PODS, SERVICES
-from tproxy.lab.api import admission, authn
+from tproxy.lab.api import admission, authn, rbac
 from tproxy.lab.api.app import make_app
 from tproxy.lab.api.resources import Kind, builtin_kinds, custom_kinds
 from tproxy.lab.api.store import Store, suffix
@@ -44,7 +44,7 @@ USERS = {
     "ann": authn.admin("ann"),
     "bob": authn.admin("bob"),
     "node": authn.admin("node"),
-    "dev": authn.developer("dev", "shop"),
+    "dev": rbac.developer("dev", "shop"),
     "viewer": authn.viewer("viewer"),
     # As of servers that want `create` for a port-forward although it is a GET.
     "getter": authn.User(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tproxy.errors import DeniedError
 from tproxy.kube.port import INTERCEPTS, PODS
-from tproxy.lab.api import authn, protobuf
+from tproxy.lab.api import authn, protobuf, rbac
 from tproxy.lab.api.errors import UnauthorizedError, UnsupportedMediaTypeError, status_of
 from tproxy.lab.api.request import RequestInfo, parse
 from tproxy.lab.api.resources import Column, Kind
@@ -42,7 +42,7 @@ def asks(verb: str, plural: str, namespace: str = "", subresource: str = "", gro
 
 def test_rights_of_the_usual_users() -> None:
     assert authn.admin().may(asks("delete", "nodes"))
-    developer = authn.developer("dora", "shop")
+    developer = rbac.developer("dora", "shop")
     assert developer.may(asks("create", "intercepts", "shop", group="tproxy.dev"))
     assert developer.may(asks("create", "pods", "tproxy-system", "portforward"))
     assert developer.may(asks("watch", "pods", "shop"))

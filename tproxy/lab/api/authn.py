@@ -60,28 +60,6 @@ def admin(name: str = "admin") -> User:
     return User(name, ("system:masters", "system:authenticated"), (Rule(ANY, ANY),))
 
 
-def developer(name: str, namespace: str, system_namespace: str = "tproxy-system") -> User:
-    """Someone who works in one namespace and reaches the node daemons, as the chart's developer role allows."""
-    forward = frozenset({"get", "create"}), frozenset({"pods/portforward"})
-    return User(
-        name,
-        rules=(
-            Rule(READ | WRITE, frozenset({"sessions.tproxy.dev", "intercepts.tproxy.dev"}), namespace),
-            Rule(
-                READ,
-                frozenset(
-                    {"pods", "pods/log", "services", "configmaps"}
-                    | {"deployments.apps", "endpointslices.discovery.k8s.io"}
-                ),
-                namespace,
-            ),
-            Rule(*forward, namespace),
-            Rule(READ, frozenset({"pods"}), system_namespace),
-            Rule(*forward, system_namespace),
-        ),
-    )
-
-
 def viewer(name: str) -> User:
     """Someone who may look at everything and change nothing."""
     return User(name, rules=(Rule(READ, ANY),))

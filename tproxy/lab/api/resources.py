@@ -20,7 +20,8 @@ from tproxy.kube.port import (
     Resource,
 )
 
-CRD_DIRECTORY = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "files" / "crds"
+CHART_FILES = Path(__file__).resolve().parents[3] / "charts" / "tproxy" / "files"
+CRD_DIRECTORY = CHART_FILES / "crds"
 """The chart's own definitions, so that the lab refuses what a cluster with the chart refuses."""
 
 

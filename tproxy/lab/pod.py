@@ -176,7 +176,7 @@ class PodRunner:
             await network.create_netns([netns])
             network.configure(netns, forwarding=False)
         self._volumes.make()
-        write_etc(self._etc, cluster_resolv_conf(self._namespace), hosts)
+        write_etc(self._etc, self._resolv_conf(), hosts)
         group = self._group / secrets.token_hex(32)
         group.mkdir(parents=True)
         wiring = [] if self._host is None else [self._wire(netns, self._host)]
@@ -228,6 +228,14 @@ class PodRunner:
         if self._host_network:
             return self._context.node.addresses
         return () if self._host is None else self._context.node.pod_addresses(self._host)
+
+    def _resolv_conf(self) -> str:
+        spec = self._pod["spec"]
+        if spec.get("dnsPolicy") != "None":
+            return cluster_resolv_conf(self._namespace)
+        chosen = spec.get("dnsConfig") or {}
+        lines = [f"nameserver {address}" for address in chosen.get("nameservers") or ()]
+        return "\n".join([f"search {' '.join(chosen.get('searches') or ())}", *lines, ""])
 
     def _base_environment(self) -> Mapping[str, str]:
         # A lab that was started from a checkout which is not installed has its packages on this path.

@@ -1,7 +1,9 @@
 """Services: what kube-proxy does, as one nftables table inside each node's network namespace.
 
-    nat prerouting, output   ClusterIP:port ──numgen random──► one of the ready endpoints
-    nat postrouting          a pod that reaches itself through its Service gets the node's address as its source
+    nat prerouting, output   ClusterIP:port, node:nodePort ──numgen random──► one of the ready endpoints
+                             node:hostPort ──► the pod; node:nodePort, policy Local ──► endpoints on that node
+    nat postrouting          a pod that reaches itself through its Service gets the node's address as its source, and so
+                             does who comes by a node port, unless its policy is Local
     filter forward, output   ClusterIP:port without a ready endpoint is rejected
 
 `ruleset` is pure. A change replaces the whole table in one transaction; connections that are already translated stay
@@ -12,10 +14,10 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from tproxy.errors import TproxyError
-from tproxy.kube.port import ENDPOINTSLICES, SERVICES, Object, Resource, Synced
+from tproxy.kube.port import ENDPOINTSLICES, PODS, SERVICES, Object, Resource, Synced
 from tproxy.lab.addresses import Node
 from tproxy.lab.api.store import Store
 from tproxy.lab.layout import NETNS, Layout
@@ -26,12 +28,14 @@ from tproxy.tasks import Tasks
 log = logging.getLogger(__name__)
 
 TABLE = "tproxy-lab"
+_DIRECT_MARK = "0x7470"  # of connections whose client keeps its address
 _QUIET_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """One address and port of a Service, with the endpoints behind it. `node_port` is 0 if there is none."""
+    """One address and port of a Service, with the endpoints behind it. `node_port` is 0 if there is none; `local` if
+    that leads only to endpoints of its own node, which then see the client's address."""
 
     service: str
     address: str
@@ -39,11 +43,45 @@ class Forward:
     port: int
     node_port: int
     endpoints: tuple[tuple[str, int], ...]
+    local: bool = False
 
     @property
     def family(self) -> int:
         """4 or 6."""
         return ip_address(self.address).version
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A port of a node's own addresses that leads to pods of that node, which see the client's address."""
+
+    family: int
+    protocol: str
+    port: int
+    endpoints: tuple[tuple[str, int], ...]
+
+
+def directs(node: Node, wanted: Iterable[Forward], pods: Iterable[Object]) -> list[Direct]:
+    """The node ports with policy Local and the host ports of one node."""
+    networks = [ip_network(network) for network in node.pod_networks]
+    found = []
+    for forward in wanted:
+        if forward.node_port and forward.local:
+            here = tuple(one for one in forward.endpoints if any(ip_address(one[0]) in net for net in networks))
+            if here:
+                found.append(Direct(forward.family, forward.protocol, forward.node_port, here))
+    for pod in pods:
+        addresses = [one["ip"] for one in pod.get("status", {}).get("podIPs") or ()]
+        if pod["spec"].get("nodeName") != node.name or pod["spec"].get("hostNetwork"):
+            continue
+        for container in pod["spec"]["containers"]:
+            for port in container.get("ports") or ():
+                if "hostPort" in port:
+                    protocol = port.get("protocol", "TCP").lower()
+                    for address in addresses:
+                        target = ((address, port["containerPort"]),)
+                        found.append(Direct(ip_address(address).version, protocol, port["hostPort"], target))
+    return found
 
 
 def forwards(services: Iterable[Object], slices: Iterable[Object]) -> list[Forward]:
@@ -67,6 +105,7 @@ def forwards(services: Iterable[Object], slices: Iterable[Object]) -> list[Forwa
                         port["port"],
                         port.get("nodePort", 0),
                         tuple(sorted(set(_endpoints(pieces, port.get("name", ""), ip_address(address).version)))),
+                        spec.get("externalTrafficPolicy") == "Local",
                     )
                 )
     return found
@@ -90,8 +129,8 @@ def _endpoints(pieces: Iterable[Object], port_name: str, family: int) -> Iterabl
                     yield from ((address, number) for number in numbers)
 
 
-def ruleset(wanted: Sequence[Forward], node_addresses: tuple[str, str]) -> str:
-    """The nft script that makes a node forward exactly `wanted`."""
+def ruleset(wanted: Sequence[Forward], node_addresses: tuple[str, str], direct: Sequence[Direct] = ()) -> str:
+    """The nft script that makes a node forward exactly `wanted` and `direct`."""
     chains: list[str] = []
     tables = {4: _Elements(), 6: _Elements()}
     for number, forward in enumerate(wanted):
@@ -101,11 +140,16 @@ def ruleset(wanted: Sequence[Forward], node_addresses: tuple[str, str]) -> str:
             elements.idle.append(key)
             continue
         chain = f"service{number}"
-        chains += _chain(chain, forward)
+        chains += _chain(chain, forward.family, forward.protocol, forward.endpoints)
         elements.services.append(f"{key} : goto {chain}")
         elements.own += [f"{address} . {address}" for address, _ in forward.endpoints]
-        if forward.node_port:
+        if forward.node_port and not forward.local:
             elements.node_ports.append(f"{forward.protocol} . {forward.node_port} : goto {chain}")
+    for number, one in enumerate(direct):
+        elements, chain = tables[one.family], f"direct{number}"
+        chains += _chain(chain, one.family, one.protocol, one.endpoints, f"ct mark set {_DIRECT_MARK} ")
+        elements.node_ports.append(f"{one.protocol} . {one.port} : goto {chain}")
+        elements.own += [f"{address} . {address}" for address, _ in one.endpoints]
     lines = [f"table inet {TABLE} {{ }}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     for family, elements in tables.items():
         kind = f"ipv{family}_addr"
@@ -132,13 +176,12 @@ def _named(what: str, name: str, kind: str, elements: Sequence[str]) -> list[str
     return [f"{what} {name} {{", f"type {kind}", *body, "}"]
 
 
-def _chain(name: str, forward: Forward) -> list[str]:
-    choice = ", ".join(f"{index} : {address} . {port}" for index, (address, port) in enumerate(forward.endpoints))
-    family = "ip" if forward.family == 4 else "ip6"
+def _chain(name: str, family: int, protocol: str, endpoints: Sequence[tuple[str, int]], first: str = "") -> list[str]:
+    choice = ", ".join(f"{index} : {address} . {port}" for index, (address, port) in enumerate(endpoints))
     return [
         f"chain {name} {{",
-        f"meta l4proto {forward.protocol} dnat {family} to "
-        f"numgen random mod {len(forward.endpoints)} map {{ {choice} }}",
+        f"meta l4proto {protocol} {first}dnat {'ip' if family == 4 else 'ip6'} to "
+        f"numgen random mod {len(endpoints)} map {{ {choice} }}",
         "}",
     ]
 
@@ -161,6 +204,7 @@ def _fixed_chains(node_addresses: tuple[str, str]) -> list[str]:
     masquerade = [
         "ip saddr . ip daddr @own4 masquerade",
         "ip6 saddr . ip6 daddr @own6 masquerade",
+        f"ct status dnat ct mark {_DIRECT_MARK} accept",
         f"ct status dnat ct original ip daddr {node_addresses[0]} masquerade",
         f"ct status dnat ct original ip6 daddr {node_addresses[1]} masquerade",
     ]
@@ -183,6 +227,7 @@ class ServiceProxy:
         self._store = store
         self._records = records
         self._changed = asyncio.Event()
+        self._installed: dict[str, str] = {}
         self._tasks = Tasks("lab-services")
 
     async def start(self) -> None:
@@ -190,6 +235,7 @@ class ServiceProxy:
         await self._apply()
         self._tasks.start(self._follow(SERVICES), "watch services")
         self._tasks.start(self._follow(ENDPOINTSLICES), "watch endpoints")
+        self._tasks.start(self._follow(PODS), "watch host ports")
         self._tasks.start(self._reconcile(), "apply")
 
     async def close(self) -> None:
@@ -215,12 +261,16 @@ class ServiceProxy:
     async def _apply(self) -> None:
         services = self._store.list(SERVICES)
         wanted = forwards(services, self._store.list(ENDPOINTSLICES))
-        await asyncio.gather(*(self._install(node, wanted) for node in self._nodes))
+        pods = self._store.list(PODS)
+        await asyncio.gather(*(self._install(node, wanted, directs(node, wanted, pods)) for node in self._nodes))
         self._records.set_services([_record(service, wanted) for service in services])
 
-    async def _install(self, node: Node, wanted: Sequence[Forward]) -> None:
-        netns = NETNS / self._layout.netns(node.name)
-        await run("nsenter", f"--net={netns}", "nft", "-f", "-", text=ruleset(wanted, node.addresses))
+    async def _install(self, node: Node, wanted: Sequence[Forward], direct: Sequence[Direct]) -> None:
+        script = ruleset(wanted, node.addresses, direct)
+        if self._installed.get(node.name) != script:
+            netns = NETNS / self._layout.netns(node.name)
+            await run("nsenter", f"--net={netns}", "nft", "-f", "-", text=script)
+            self._installed[node.name] = script
 
 
 def _record(service: Object, wanted: Iterable[Forward]) -> Mapping[str, object]:

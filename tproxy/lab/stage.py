@@ -183,6 +183,12 @@ class Stage:
             # Bound to the nodes' link: the laptop reaches the router's addresses, but not this.
             await cluster.serve(*self._dns_sockets(family, inside, "br0"))
             await elsewhere.serve(*self._dns_sockets(family, laptop, "laptop"))
+        for node in self._nodes:
+            sockets = (
+                self._bound(node.name, socket.AF_INET, kind, plan.NODE_DNS, plan.DNS_PORT)
+                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+            )
+            await cluster.serve(*sockets)
         self._publish_dns()
 
     def _dns_sockets(self, family: socket.AddressFamily, address: str, link: str) -> Sequence[socket.socket]:

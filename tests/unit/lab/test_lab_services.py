@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from tproxy.kube.port import Object
-from tproxy.lab.services import Forward, forwards, ruleset
+from tproxy.lab.addresses import Node
+from tproxy.lab.services import Direct, Forward, directs, forwards, ruleset
 
 NODE = ("10.99.0.11", "fd99::11")
 
@@ -81,12 +82,32 @@ def test_nft_accepts_the_rules_without_applying_them() -> None:
         Forward("a/b", "fd96::40", "sctp", 9, 0, (("fd24:1::2", 9), ("fd24:2::2", 9))),
         Forward("a/c", "fd96::41", "tcp", 80, 0, ()),
     ]
-    for wanted in ([], some):
+    local = Direct(4, "tcp", 30080, (("10.244.1.2", 8080),))
+    for wanted, direct in (([], []), (some, [local, Direct(6, "udp", 53, (("fd24:1::2", 53),))])):
         checked = subprocess.run(
             ["unshare", "--net", "--user", "--map-root-user", "nft", "--check", "-f", "-"],
-            input=ruleset(wanted, NODE),
+            input=ruleset(wanted, NODE, direct),
             text=True,
             capture_output=True,
             check=False,
         )
         assert checked.returncode == 0, checked.stderr
+
+
+def test_local_node_ports_and_host_ports_lead_to_pods_of_the_node() -> None:
+    local = Forward("shop/web", "10.96.0.40", "tcp", 80, 30080, (("10.244.1.2", 8080), ("10.244.2.2", 8080)), True)
+    ports = [{"containerPort": 8080, "hostPort": 9000}, {"containerPort": 1}]
+    pod = {
+        "spec": {"nodeName": "node2", "containers": [{"name": "c", "ports": ports}]},
+        "status": {"podIPs": [{"ip": "10.244.2.3"}, {"ip": "fd24:2::3"}]},
+    }
+    assert directs(Node(1), [local], [pod]) == [Direct(4, "tcp", 30080, (("10.244.1.2", 8080),))]
+    assert directs(Node(2), [local], [pod]) == [
+        Direct(4, "tcp", 30080, (("10.244.2.2", 8080),)),
+        Direct(4, "tcp", 9000, (("10.244.2.3", 8080),)),
+        Direct(6, "tcp", 9000, (("fd24:2::3", 8080),)),
+    ]
+    assert directs(Node(2), [], [{**pod, "spec": {**pod["spec"], "hostNetwork": True}}]) == []
+    text = ruleset([local], NODE, directs(Node(1), [local], []))
+    assert "tcp . 30080 : goto direct0" in text
+    assert "ct mark set" in text

@@ -87,6 +87,32 @@ def test_conntrack_stays_off(network: PodNetwork, steering: Steering) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("kind", ["iptables", "iptables-legacy"])
+def test_a_meshs_proxy_comes_first(network: PodNetwork, steering: Steering, kind: str) -> None:
+    """Where nat redirects what arrives, only calls over loopback are steered, the proxy's; and nothing is left."""
+
+    async def scenario() -> None:
+        pod = network.pod
+        for tool in (kind, kind.replace("ip", "ip6", 1)):
+            pod.run(tool, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15006")
+        before = pod.state()
+        with contextlib.closing(pod.listen("::", PORT)) as app, contextlib.closing(pod.listen("::", 15006)) as proxy:
+            async with serving("app", [app]), serving("proxy", [proxy]):
+                attachment = steering.attach(pod.netns, PORTS)
+                async with serving("tproxy", attachment.listeners):
+                    for host in (POD_IP4, POD_IP6):
+                        arrived, onward = await ask(network.outside, host), await ask(pod, host)
+                        assert arrived is not None
+                        assert onward is not None
+                        assert (arrived.who, onward.who) == ("proxy", "tproxy")
+                attachment.close()
+                await until(lambda: bool(steering.renew(60)) or pod.state()["ipset list -name"] == "")
+            after = pod.state()
+        assert {key for key in before if key != "listeners" and before[key] != after[key]} == set()
+
+    asyncio.run(scenario())
+
+
 def test_without_a_listener_new_connections_wait_for_the_end_of_the_lease(
     network: PodNetwork, steering: Steering
 ) -> None:

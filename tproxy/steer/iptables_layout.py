@@ -11,6 +11,9 @@ The rules never change. Which ports are steered, and for how long, is the conten
 member `tproxy-ID-PORT` for each port, those of `lease` with a timeout. The other three are there to count. The sets
 `passed4` and `passed6` hold the sources that are let through, each with a port.
 
+In a namespace in which what arrives is translated, as in pods of a mesh, the first rule is the last of PREROUTING and
+has `-i lo`: see `translated`.
+
 Where UDP is steered too it has a chain and sets of its own, named `tproxyu-ID`, and no need of the first two rules:
 
     PREROUTING    -p udp                                                         -j tproxyu-ID
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 PREFIX = "tproxy-"
 UDP_PREFIX = "tproxyu-"
 
+LOOPBACK_LINK = "lo"
 OWN_MARK = 0x77
 OWN_MASK = 0xFF
 """The socket mark of our own connections to the app: bits that no mesh, CNI plugin or kube-proxy is known to use."""

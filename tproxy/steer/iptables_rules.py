@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import iptc
 
-from tproxy.steer.iptables_layout import OWN_MARK, OWN_MASK, Names, owner, replaced
+from tproxy.steer.iptables_layout import LOOPBACK_LINK, OWN_MARK, OWN_MASK, Names, owner, replaced
+from tproxy.steer.translated import is_translated
 
 _Match = tuple[str, str, str | list[str]]
 
@@ -39,7 +40,11 @@ class Mangle:
         late = self._rule(names, [_in(names.late)], "RETURN")
         for rule in (*self._exceptions(names), steer, late):
             chain.append_rule(rule)
-        self._prerouting.insert_rule(self._jump(names))
+        if not names.udp and is_translated(self._family):
+            # Behind the mesh's own rules of this table, which mark connections so that they find their way back.
+            self._prerouting.append_rule(self._jump(names, LOOPBACK_LINK))
+        else:
+            self._prerouting.insert_rule(self._jump(names))
         self._table.commit()
 
     def remove(self, names: Names) -> None:
@@ -61,13 +66,17 @@ class Mangle:
 
     def _drop(self, names: Names) -> None:
         # By what it must look like: to look through the rules would mean to understand other people's.
-        with contextlib.suppress(iptc.IPTCError):
-            self._prerouting.delete_rule(self._jump(names))
+        for link in ("", LOOPBACK_LINK):
+            with contextlib.suppress(iptc.IPTCError):
+                self._prerouting.delete_rule(self._jump(names, link))
         self._table.flush_entries(names.chain)
         self._table.delete_chain(names.chain)
 
-    def _jump(self, names: Names) -> iptc.Rule:
-        return self._rule(names, [] if names.udp else [_SYN], names.chain)
+    def _jump(self, names: Names, link: str = "") -> iptc.Rule:
+        rule = self._rule(names, [] if names.udp else [_SYN], names.chain)
+        if link:
+            rule.in_interface = link
+        return rule
 
     def _rule(self, names: Names, matches: Sequence[_Match], target: str) -> iptc.Rule:
         rule = self._rule_kind()

@@ -15,6 +15,7 @@ from tproxy_cli.run import packets
 
 from tests.kernel.namespaces import Namespace
 from tests.kernel.node import ROOT
+from tproxy.capture import queue
 
 
 class Helper:
@@ -45,6 +46,17 @@ class Helper:
         self.say(alive={})
         self.say(family=int(socket.AF_INET), kind=int(socket.SOCK_DGRAM), count=1)
         packets.close(self.hear()[1])
+
+    def let_in(self, verdict: str = "open") -> bool:
+        """Give this verdict to whoever waits; whether anybody did."""
+        try:
+            waiting = list(queue.asked(self.sockets["queue"].recv(queue.LONGEST_MESSAGE, socket.MSG_DONTWAIT)))
+        except BlockingIOError:
+            return False
+        with contextlib.suppress(BrokenPipeError):
+            for one in waiting:
+                self.say(verdict=[one.number, verdict])
+        return True
 
     def begin(self) -> None:
         self.say(begin={})

@@ -1,5 +1,6 @@
 """The root helper of `tproxy connect`: what it installs, and that nothing of it is left, however it ends."""
 
+import errno
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ def caught(one: Helper, address: str, port: int = 80) -> str:
         client.connect_ex((address, port))
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
+            one.let_in()
             try:
                 accepted, _ = listener.accept()
             except BlockingIOError:
@@ -51,7 +53,7 @@ def test_only_what_is_known_is_caught(laptop: PodNetwork) -> None:
     before = laptop.pod.state()
     with helper(laptop.pod) as one:
         one.begin()
-        assert set(one.sockets) == {"tcp4", "udp4", "tcp6", "udp6"}
+        assert set(one.sockets) == {"tcp4", "udp4", "tcp6", "udp6", "queue"}
         one.say(change={"add": [SERVICE4, SERVICE6, "10.97.0.0/16"], "delete": []})
         one.renew()
         wait(lambda: caught(one, SERVICE4) == f"{SERVICE4} 80")
@@ -62,6 +64,29 @@ def test_only_what_is_known_is_caught(laptop: PodNetwork) -> None:
         one.renew()
         wait(lambda: caught(one, SERVICE6) != "" and caught(one, SERVICE4) == "")
     wait(lambda: laptop.pod.state() == before)
+
+
+@pytest.mark.parametrize(
+    ("address", "verdict", "number"),
+    [
+        (SERVICE4, "refused", errno.ECONNREFUSED),
+        (SERVICE4, "unreachable", errno.ECONNREFUSED),
+        (SERVICE6, "refused", errno.ECONNREFUSED),
+        (SERVICE6, "unreachable", errno.EHOSTUNREACH),
+        (SERVICE6, "forbidden", errno.EACCES),
+    ],
+)
+def test_a_verdict_is_what_the_program_sees(laptop: PodNetwork, address: str, verdict: str, number: int) -> None:
+    with helper(laptop.pod) as one:
+        one.begin()
+        one.say(change={"add": [SERVICE4, SERVICE6], "delete": []})
+        one.renew()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with one.place.netns.socket(family, socket.SOCK_STREAM) as client:
+            client.setblocking(False)
+            assert client.connect_ex((address, 80)) == errno.EINPROGRESS
+            wait(lambda: one.let_in(verdict))
+            wait(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == number)
 
 
 def test_udp_comes_with_its_destination_and_is_answered_from_there(laptop: PodNetwork) -> None:
@@ -227,6 +252,8 @@ def test_there_is_one_at_a_time(laptop: PodNetwork) -> None:
         {"family": 16, "kind": 3, "count": 1},
         {"family": 2, "kind": 1, "count": 1000},
         {"exec": "/bin/sh"},
+        {"verdict": [1, "sh"]},
+        {"verdict": [-1, "open"]},
     ],
 )
 def test_nonsense_ends_it(laptop: PodNetwork, message: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tproxy.capture.layout import QUEUE, Mark
+from tproxy.capture.layout import QUEUE
 from tproxy.model.flow import Address
 from tproxy.netns.netlink import attribute, attributes
 
@@ -42,15 +42,14 @@ class Asked:
     destination: Address
 
 
-def bind() -> bytes:
+def bind(queue: int = QUEUE) -> bytes:
     """The messages that make a socket the queue's reader. Each has an answer of its own."""
-    return b"".join(
-        (
-            _message(_CONFIG, attribute(_CFG_CMD, struct.pack("!BxH", _BIND, 0)), _ACK),
-            _message(_CONFIG, attribute(_CFG_PARAMS, struct.pack("!IB", _HEADERS, _COPY_PACKET)), _ACK),
-            _message(_CONFIG, attribute(_CFG_QUEUE_MAXLEN, struct.pack("!I", MAX_WAITING)), _ACK),
-        )
+    settings = (
+        attribute(_CFG_CMD, struct.pack("!BxH", _BIND, 0)),
+        attribute(_CFG_PARAMS, struct.pack("!IB", _HEADERS, _COPY_PACKET)),
+        attribute(_CFG_QUEUE_MAXLEN, struct.pack("!I", MAX_WAITING)),
     )
+    return b"".join(_message(_CONFIG, setting, queue, _ACK) for setting in settings)
 
 
 def errors(data: bytes) -> Iterator[int]:
@@ -70,15 +69,15 @@ def asked(data: bytes) -> Iterator[Asked]:
                 yield Asked(int.from_bytes(header[:4], "big"), *flow)
 
 
-def verdict(number: int, mark: Mark | None) -> bytes:
+def verdict(number: int, mark: int | None, queue: int = QUEUE) -> bytes:
     """The answer for a packet: it goes through the rules again with `mark`; without one it is dropped."""
     what = struct.pack("!II", _NF_DROP if mark is None else _NF_REPEAT, number)
     marked = b"" if mark is None else attribute(_MARK, struct.pack("!I", mark))
-    return _message(_VERDICT, attribute(_VERDICT_HDR, what) + marked)
+    return _message(_VERDICT, attribute(_VERDICT_HDR, what) + marked, queue)
 
 
-def _message(kind: int, body: bytes, flags: int = 0) -> bytes:
-    whole = _GENERIC.pack(0, 0, QUEUE) + body
+def _message(kind: int, body: bytes, queue: int, flags: int = 0) -> bytes:
+    whole = _GENERIC.pack(0, 0, queue) + body
     return _HEADER.pack(_HEADER.size + len(whole), _SUBSYSTEM | kind, _REQUEST | flags, 0, 0) + whole
 
 

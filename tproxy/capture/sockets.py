@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tproxy.capture import queue
-from tproxy.capture.layout import DNS_PORT, IP4, RELAY_PORT, Family, Mark
+from tproxy.capture.layout import DNS_PORT, IP4, QUEUE, RELAY_PORT, Family, Mark
 from tproxy.model.flow import Address
 
 BACKLOG = 4096
@@ -47,7 +47,7 @@ def make(families: Sequence[Family], ask: bool) -> Sockets:
         made["dns_tcp"] = _bound(IP4, socket.SOCK_STREAM, DNS_PORT)
         made["dns_tcp"].listen(BACKLOG)
         if ask:
-            made["queue"] = _queue()
+            made["queue"] = asking()
     except BaseException:
         Sockets(made).close()
         raise
@@ -107,18 +107,19 @@ def _set_transparent(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
 
 
-def _queue() -> socket.socket:
+def asking(number: int = QUEUE) -> socket.socket:
+    """The socket that is asked about what waits in a packet queue. Raises OSError."""
     made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
     try:
         # With a full buffer the kernel drops the SYN, which comes again; there is nothing to tell us.
         made.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        made.send(queue.bind())
+        made.send(queue.bind(number))
         answers = 0
         while answers < 3:
-            for number in queue.errors(made.recv(queue.LONGEST_MESSAGE)):
-                if number:
-                    raise OSError(number, f"packet queue: {os.strerror(number)}")
+            for error in queue.errors(made.recv(queue.LONGEST_MESSAGE)):
+                if error:
+                    raise OSError(error, f"packet queue: {os.strerror(error)}")
                 answers += 1
     except BaseException:
         made.close()

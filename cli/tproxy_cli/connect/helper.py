@@ -8,6 +8,7 @@ once, rules are left that catch nothing: their lease runs out. The next `tproxy 
            ──▶ {"alive": {}}                                 a renewal of the lease, every second
            ──▶ {"change": {"add": [CIDR], "delete": [CIDR]}}
            ──▶ {"dns": {"servers": [ADDRESS]}}
+           ──▶ {"verdict": [NUMBER, NAME or null]}           on a packet that waits in the queue
            ──▶ {"family": N, "kind": N, "count": N}          ◀── {} and that many sockets, outside of what is caught
 
 Nothing else is understood: no path, no command, no text for a shell. What is not understood ends it.
@@ -23,10 +24,11 @@ import stat
 import sys
 from typing import Any, NoReturn
 
+from tproxy.capture import queue
 from tproxy_cli.connect import kernel
 from tproxy_cli.connect.codes import FAILED, IN_USE, NO_IPTABLES, NOT_POSSIBLE
 from tproxy_cli.connect.kernel import Kernel, KernelError
-from tproxy_cli.connect.layout import Network
+from tproxy_cli.connect.layout import QUEUE, VERDICTS, Network
 from tproxy_cli.run import packets
 
 MOST_AT_ONCE = 2048
@@ -46,6 +48,7 @@ class Worker:
     def __init__(self, daemon: socket.socket) -> None:
         self._daemon = daemon
         self._kernel = Kernel()
+        self._queue: socket.socket | None = None
 
     def begin(self) -> None:
         """Install, and hand out the sockets. Raises KernelError, OSError, Nonsense."""
@@ -55,6 +58,7 @@ class Worker:
         self._kernel.undo()  # what a predecessor may have left
         made = self._kernel.install()
         packets.send(self._daemon, {"ready": {"sockets": list(made)}}, [sock.fileno() for sock in made.values()])
+        self._queue = made.pop("queue", None)  # its answers take root
         for sock in made.values():
             sock.close()
 
@@ -73,6 +77,8 @@ class Worker:
 
     def _obey(self, message: dict[str, Any]) -> None:
         match message:
+            case {"verdict": [int(number), verdict]} if 0 <= number < 1 << 32:
+                self._decide(number, verdict)
             case {"alive": {}}:
                 self._kernel.renew()
             case {"change": {"add": add, "delete": delete}}:
@@ -83,6 +89,14 @@ class Worker:
                 self._make(family, kind, count)
             case _:
                 raise Nonsense(", ".join(str(key)[:16] for key in list(message)[:4]))
+
+    def _decide(self, number: int, verdict: object) -> None:
+        if verdict is not None and verdict not in VERDICTS:
+            raise Nonsense("a verdict")
+        if self._queue is not None:
+            mark = None if verdict is None else VERDICTS[str(verdict)]
+            with contextlib.suppress(OSError):  # a full buffer: as if the packet had been lost on the way
+                self._queue.send(queue.verdict(number, mark, QUEUE), socket.MSG_DONTWAIT)
 
     def _make(self, family: int, kind: int, count: int) -> None:
         if family not in (socket.AF_INET, socket.AF_INET6) or kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):

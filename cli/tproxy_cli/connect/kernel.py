@@ -8,10 +8,11 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from tproxy.capture import sockets
 from tproxy.netns.handle import Netns
 from tproxy.steer.ipset import IpSets
 from tproxy_cli.connect import routes
-from tproxy_cli.connect.layout import FAMILIES, IP4, LEASE_SECONDS, OWN, Family, Network, split
+from tproxy_cli.connect.layout import FAMILIES, IP4, LEASE_SECONDS, OWN, QUEUE, Family, Network, split
 
 BACKLOG = 4096
 MOST_NETWORKS = 60_000
@@ -40,7 +41,7 @@ class Kernel:
         self._known = 0
 
     def install(self) -> dict[str, socket.socket]:
-        """Make it all, catching nothing yet; our sockets, by `tcp` or `udp` and the family's digit."""
+        """Make it all, catching nothing yet; our sockets: `tcp4`, `udp4`, the same for IPv6, and perhaps `queue`."""
         made: dict[str, socket.socket] = {}
         try:
             for family in self.families:
@@ -54,7 +55,11 @@ class Kernel:
                 family.digit: (made[f"tcp{family.digit}"].getsockname()[1], made[f"udp{family.digit}"].getsockname()[1])
                 for family in self.families
             }
-            _each(self.families, lambda mangle, digit: mangle.install(*ports[digit]))
+            try:
+                _each(self.families, lambda rules, digit: rules.install(*ports[digit], True))
+                made["queue"] = sockets.asking(QUEUE)
+            except (KernelError, OSError):  # a kernel without packet queues
+                _each(self.families, lambda rules, digit: rules.install(*ports[digit], False))
         except BaseException:
             for sock in made.values():
                 sock.close()
@@ -88,7 +93,7 @@ class Kernel:
         errors: list[str] = []
         for family in self.families:
             _attempt(errors, functools.partial(self._sets.flush, family.lease))
-        _attempt(errors, functools.partial(_each, self.families, lambda mangle, _: mangle.remove()))
+        _attempt(errors, functools.partial(_each, self.families, lambda rules, _: rules.remove()))
         for family in self.families:
             _attempt(errors, functools.partial(routes.remove_rule, family))
             _attempt(errors, functools.partial(routes.remove_route, family))
@@ -155,9 +160,9 @@ def _each(families: Sequence[Family], change: Callable[..., None]) -> None:
     """Change the rules of each family, in a process of its own, at the same time. Raises KernelError."""
 
     def work(family: Family) -> None:
-        from tproxy_cli.connect.rules import Mangle
+        from tproxy_cli.connect.rules import Rules
 
-        change(Mangle(family), family.digit)
+        change(Rules(family), family.digit)
 
     children = [_fork(functools.partial(work, family)) for family in families]
     complaints = [complaint for child in children if (complaint := _join(*child))]

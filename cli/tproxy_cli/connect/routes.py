@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from tproxy.netns.netlink import Netlink, attribute
-from tproxy_cli.connect.layout import CAUGHT, MASK, PRIORITY, TABLE, Family
+from tproxy_cli.connect.layout import ANY_CAUGHT, PRIORITY, TABLE, Family
 
 _NETLINK_ROUTE = 0
 _NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE = 24, 25, 32, 33
@@ -47,7 +47,7 @@ def _route(family: Family) -> bytes:
 
 def _rule(family: Family) -> bytes:
     head = _FIB_RULE.pack(family.number, 0, 0, 0, _TABLE_UNSPEC, 0, 0, _TO_TABLE, 0)
-    marks = _u32(_FRA_FWMARK, CAUGHT) + _u32(_FRA_FWMASK, MASK)
+    marks = _u32(_FRA_FWMARK, ANY_CAUGHT) + _u32(_FRA_FWMASK, ANY_CAUGHT)
     return head + _u32(_FRA_PRIORITY, PRIORITY) + marks + _u32(_FRA_TABLE, TABLE)
 
 

@@ -5,6 +5,8 @@ import ipaddress
 import socket
 from collections.abc import Callable
 
+from tproxy.capture.layout import Mark
+from tproxy.capture.queue import Asked
 from tproxy.dns import wire
 from tproxy.model.flow import Address
 from tproxy.tasks import Tasks
@@ -34,11 +36,30 @@ IsResolver = Callable[[Address], bool]
 class HostConnections(Connections):
     """TCP."""
 
-    def __init__(self, outbound: Outbound, names: HostNames, is_resolver: IsResolver, on_failure: OnFailure) -> None:
+    def __init__(
+        self,
+        outbound: Outbound,
+        names: HostNames,
+        is_resolver: IsResolver,
+        link: HelperLink,
+        on_failure: OnFailure,
+    ) -> None:
         super().__init__(Caught(outbound), on_failure)
+        self._link = link
         self._names = names
         self._is_resolver = is_resolver
         self._asking = Tasks("dns")
+
+    def consider(self, asked: Asked) -> None:
+        """Somebody asks to connect: DNS is answered here, so that is always possible."""
+        if self._is_resolver(asked.destination):
+            self.answer(asked.number, Mark.OPEN)
+        else:
+            super().consider(asked)
+
+    def answer(self, number: int, mark: Mark | None) -> None:
+        """Verdicts take root, so the helper gives them."""
+        self._link.verdict(number, None if mark is None else mark.name.lower())
 
     def accepted(self, sock: socket.socket, flow: Flow) -> None:
         """DNS is answered here; who came to our port by its own address is nobody."""

@@ -56,7 +56,7 @@ class Connection:
         self._servers: frozenset[str] = frozenset()
         self._names = HostNames(way, self._laptop)
         is_resolver = is_resolver_of(lambda: self._servers)
-        self._connections = HostConnections(way, self._names, is_resolver, self._failed)
+        self._connections = HostConnections(way, self._names, is_resolver, self._link, self._failed)
         self._datagrams = HostDatagrams(way, self._names, is_resolver, self._link)
         self._refusals: deque[str] = deque(maxlen=MOST_REFUSALS)
         self._tasks = Tasks("connect")
@@ -64,7 +64,7 @@ class Connection:
     async def begin(self) -> None:
         """Have the helper install everything, and serve. Raises TproxyError."""
         made = await self._link.begin()
-        self._connections.serve([one for name, one in made.items() if name.startswith("tcp")], None)
+        self._connections.serve([one for name, one in made.items() if name.startswith("tcp")], made.get("queue"))
         self._datagrams.serve([one for name, one in made.items() if name.startswith("udp")])
         for network in excluding(self._also, [*self._never, *map(ipaddress.ip_network, self._addresses.never)]):
             self._link.change(str(network), True)

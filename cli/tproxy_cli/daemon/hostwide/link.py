@@ -62,6 +62,11 @@ class HelperLink:
         self._changes[address] = caught
         self._work.set()
 
+    def verdict(self, number: int, name: str | None) -> None:
+        """Decide about a packet that waits in the queue; without a name it is dropped."""
+        self._requests.append({"verdict": [number, name]})
+        self._work.set()
+
     def catch_dns(self, servers: Iterable[str]) -> None:
         """Catch port 53 of these addresses and of no others."""
         self._requests.append({"dns": {"servers": list(servers)}})

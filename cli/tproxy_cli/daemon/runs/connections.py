@@ -111,19 +111,20 @@ class Connections:
                 log.warning("packet queue: %s", error)
                 return
             for one in queue.asked(data):
-                self._consider(one)
+                self.consider(one)
 
-    def _consider(self, asked: Asked) -> None:
+    def consider(self, asked: Asked) -> None:
+        """Somebody asks: dial, unless that is under way."""
         flow = (asked.source, asked.destination)
         waiting = self._waiting.get(flow)
         if waiting is None:
             if len(self._waiting) >= MOST_WAITING or self.count >= MOST_CONNECTIONS:
-                self._answer(asked.number, None)
+                self.answer(asked.number, None)
                 return
             waiting = self._waiting[flow] = _Waiting([asked.number])
             waiting.upstream = self._dial(asked.destination, lambda *result: self._dialled(flow, *result))
         elif waiting.silent:
-            self._answer(asked.number, None)
+            self.answer(asked.number, None)
         elif len(waiting.packets) < 8:
             waiting.packets.append(asked.number)  # the program's kernel repeats itself
 
@@ -135,9 +136,9 @@ class Connections:
         packets, waiting.packets = waiting.packets, []
         # One is enough to get through; its repetitions would be connections of their own.
         for number in packets[1:]:
-            self._answer(number, None)
+            self.answer(number, None)
         for number in packets[:1]:
-            self._answer(number, mark)
+            self.answer(number, mark)
         if reason is not None:
             self._on_failure(flow[1], reason, detail)
             waiting.upstream = None
@@ -148,7 +149,8 @@ class Connections:
         else:
             del self._waiting[flow]
 
-    def _answer(self, number: int, mark: Mark | None) -> None:
+    def answer(self, number: int, mark: Mark | None) -> None:
+        """Give the verdict on a packet; without a mark it is dropped."""
         if self._queue is not None:
             with contextlib.suppress(OSError):  # a full buffer: as if the packet had been lost on the way
                 self._queue.send(queue.verdict(number, mark))

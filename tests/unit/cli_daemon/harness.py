@@ -17,7 +17,7 @@ from aiohttp import web
 from tproxy_cli.daemon.engine import Engine
 from tproxy_cli.daemon.requests import InterceptRequest, LeaveRequest, ListRequest
 from tproxy_cli.daemon.state import StateFile
-from tproxy_node.desired import Routes, View, desire
+from tproxy_node.desired import PodRoutes, View, desire
 from tproxy_node.mirror import Mirror
 from tproxy_node.opening import Identity, Openings
 from tproxy_node.sessions import Sessions
@@ -33,6 +33,7 @@ from tproxy.lab.api.store import Store, suffix
 from tproxy.lab.controllers import garbage
 from tproxy.lab.controllers.loop import Controller, run
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
+from tproxy.model.intercept import InterceptPort
 from tproxy.rpc.server import TunnelServer
 from tproxy.tasks import Tasks
 from tproxy.tunnel.endpoint import Conn
@@ -102,7 +103,7 @@ class NodeStandIn:
         self.port = 0
         self.silent = False
         """Hears everything, says nothing."""
-        self.steered: dict[str, Routes] = {}
+        self.steered: dict[str, PodRoutes] = {}
         self._cluster = cluster
         self._changed = asyncio.Event()
         self.openings = Openings()
@@ -127,7 +128,7 @@ class NodeStandIn:
     def connect(self, port: int = 8080, intercept: str = "") -> Client:
         """A client of a steered pod; `intercept` is a UID, by default the one that has the port."""
         for routes in self.steered.values():
-            route = routes.get(port)
+            route = routes.get(InterceptPort(port))
             endpoint = self.sessions.pick(route.session) if route is not None else None
             if route is not None and endpoint is not None:
                 client = Client()

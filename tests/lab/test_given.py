@@ -203,6 +203,7 @@ def test_where_nodes_do_not_read_the_users_own_rights_count(other_lab: Any, tmp_
         shown = json.loads(person.tproxy("env", "web", "-n", "own", "-c", "web", "--env-format", "json").stdout)
         assert shown == {**VARIABLES, "KEY": "s3cret-key", "POD": person.pods()[0]["name"]}
         person.ask("--files", str(tmp_path / "files"))
+        assert "not current" not in person.tproxy("status").stdout
         without_token = {path: text for path, text in SEEN.items() if not path.endswith("/token")}
         assert on_disk(tmp_path / "files") == without_token  # the lab's API server makes no tokens
         person.leave()

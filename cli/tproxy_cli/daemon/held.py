@@ -10,13 +10,15 @@ from tproxy_cli.daemon.state import SavedIntercept
 class Held:
     """Its object has been created if `saved.uid` is not empty. `observed` is the newest object seen.
 
-    `leaving`: we are about to delete it. `note` is for people.
+    `leaving`: we are about to delete it. `note` is for people, as is `files_trouble`: why the files of the container
+    are not copied at present.
     """
 
     saved: SavedIntercept
     observed: Intercept | None = None
     leaving: bool = False
     note: str = ""
+    files_trouble: str = ""
 
     @property
     def name(self) -> str:

@@ -63,6 +63,7 @@ def intercept_json(
             }
             for name, status in sorted(nodes.items())
         ],
+        "files": {"directory": held.saved.files, "trouble": held.files_trouble} if held and held.saved.files else None,
         "created": _rfc3339(intercept.created),
     }
 

@@ -73,9 +73,11 @@ def _relation(condition: Json) -> str:
 
 
 def troubles(intercepts: Sequence[Json]) -> list[str]:
-    """One sentence for each intercept that is not (wholly) steered and says why."""
+    """One sentence for each intercept that is not (wholly) steered and says why, or whose files are not current."""
     found = []
     for intercept in intercepts:
+        if (files := intercept.get("files")) and files["trouble"]:
+            found.append(f"{intercept['name']}: the files in {files['directory']} are not current: {files['trouble']}")
         if intercept["state"] == "Ready":
             continue
         reasons: dict[str, list[str]] = {}

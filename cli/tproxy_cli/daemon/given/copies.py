@@ -46,11 +46,6 @@ class FileCopies:
         self._tasks = Tasks("files")
         self._keeping = self._tasks.start(self._keep(), "keep")
 
-    @property
-    def directories(self) -> frozenset[str]:
-        """Those in use."""
-        return frozenset(str(copy.directory.path) for copy in self._copies.values())
-
     async def begin(self, held: Held, seconds: float) -> int:
         """Copy the files of a held intercept for the first time; how many there are. Raises TproxyError."""
         copy = self._take_up(held)
@@ -58,8 +53,9 @@ class FileCopies:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 return await asyncio.shield(copy.first)
+        why = f": {held.files_trouble}" if held.files_trouble else ""
         raise TproxyError(
-            f"no files of {held.saved.target} after {seconds:g} s{f': {copy.trouble}' if copy.trouble else ''}",
+            f"no files of {held.saved.target} after {seconds:g} s{why}",
             "`tproxy intercept` without `--files` needs none",
         )
 
@@ -70,11 +66,6 @@ class FileCopies:
                 self._end(self._copies.pop(name))
         if self._ending:
             await asyncio.wait(self._ending)  # which goes on even if nobody waits any more
-
-    def trouble(self, name: str) -> str:
-        """Why an intercept's copy is not up to date, or empty."""
-        copy = self._copies.get(name)
-        return copy.trouble if copy is not None else ""
 
     async def close(self) -> None:
         """Stop copying. What is no longer held is removed first."""
@@ -122,7 +113,7 @@ class FileCopies:
             try:
                 await self._follow_one(copy, await self._source(copy))
             except TproxyError as error:
-                copy.trouble = error.message
+                copy.held.files_trouble = error.message
                 log.info("files are not followed: %s", error.message, extra={"intercept": copy.held.name})
                 if copy.waited_for and not copy.first.done() and not isinstance(error, TunnelLostError):
                     copy.first.set_exception(error)
@@ -149,7 +140,6 @@ class _Copy:
         self.container = held.saved.container
         self.directory = FilesDirectory(Path(held.saved.files))
         self.task: asyncio.Task[None] | None = None
-        self.trouble = ""
         self.waited_for = False
         self.first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.first.add_done_callback(lambda future: future.cancelled() or future.exception())  # may have no waiter
@@ -157,7 +147,7 @@ class _Copy:
     async def put(self, files: Sequence[File]) -> None:
         """Write them."""
         await asyncio.to_thread(self._write, files)
-        self.trouble = ""
+        self.held.files_trouble = ""
         if not self.first.done():
             self.first.set_result(len(files))
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tproxy.errors import TproxyError
-from tproxy.http.boundary import begins_request
+from tproxy.http.boundary import begins_request, is_whole
 from tproxy.netns.descriptors import Descriptor, find, own_sockets
 from tproxy.netns.handle import Netns
 from tproxy.steer.connections import Connection, ConnectionList
@@ -40,6 +40,10 @@ PUBLISH_SECONDS = 2.0
 """The least time between two published counts, doubling as long as they keep changing, up to the longest."""
 
 PUBLISH_LIMIT_SECONDS = 30.0
+_BURST_SECONDS = 0.001
+_BURST_LOOKS = 20
+"""A longer request is taken when nothing more has come for so long, lest a packet arrive in the middle of it."""
+
 MAX_WATCHED = 4096
 """Connections of one pod that are watched."""
 
@@ -247,6 +251,26 @@ class Pool:
         if route is None or not _movable(route) or not begins_request(held.data) or not self._owner.takes(route):
             hold.let_go(held)
             return
+        if is_whole(held.data):
+            self._take(hold, held)
+        else:
+            self._wait(hold, held, len(held.data), _BURST_LOOKS)
+
+    def _wait(self, hold: Hold, held: Held, size: int, looks: int) -> None:
+        """Wait until the client has sent what it may without being answered."""
+        hold.hold_on(held)
+        asyncio.get_running_loop().call_later(_BURST_SECONDS, self._look_again, hold, held, size, looks)
+
+    def _look_again(self, hold: Hold, held: Held, size: int, looks: int) -> None:
+        if self._closed or self._pools.hold is not hold:
+            return
+        if len(held.data) > size and looks:
+            self._wait(hold, held, len(held.data), looks - 1)
+        elif held.cookie in self._watched:
+            self._take(hold, held)
+
+    def _take(self, hold: Hold, held: Held) -> None:
+        watched = self._watched[held.cookie]
         try:
             hold.hold_on(held)
             with watched.descriptor.borrow() as app:

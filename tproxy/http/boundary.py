@@ -12,12 +12,25 @@ MAX_ASKED = 1024
 
 _REQUEST_LINE = re.compile(rb"[A-Z]{3,7} [^\x00-\x20\x7f]{1,8000} HTTP/1\.[01]\r?\n")
 _HEADER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:|\r?\n|[!#$%&'*+.^_`|~0-9A-Za-z-]*\Z|\r?\Z")
+_LENGTH = re.compile(rb"(?i:\ncontent-length):[ \t]*([0-9]{1,15})[ \t]*(?:\r|\Z)")
+_CODING = re.compile(rb"(?i:\ntransfer-encoding|\ncontent-length):")
 
 
 def begins_request(data: bytes | bytearray) -> bool:
     """Whether `data` begins like an HTTP/1 request: with a request line, and then a header or the empty line."""
     line = _REQUEST_LINE.match(data)
     return line is not None and _HEADER_LINE.match(data, line.end()) is not None
+
+
+def is_whole(data: bytes | bytearray) -> bool:
+    """Whether what begins like a request, and is one, is complete; False also where that is hard to tell."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    sizes = _LENGTH.findall(head)
+    if not sizes:
+        return _CODING.search(head) is None
+    return len(sizes) == 1 and len(body) >= int(sizes[0])
 
 
 class Exchanges:

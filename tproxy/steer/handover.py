@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Iterator
 
 from tproxy.netns.handle import Netns
 from tproxy.steer.hold import Held
@@ -65,14 +66,21 @@ def take_over(app: socket.socket, held: Held, netns: Netns) -> socket.socket:
     try:
         ours.setblocking(False)
         _set(ours, _REPAIR, 1)
-        _take(app, ours, name, peer, held)
+        _take(app, ours, family, name, peer, held)
     except BaseException:
         ours.close()
         raise
     return ours
 
 
-def _take(app: socket.socket, ours: socket.socket, name: tuple[str, int], peer: tuple[str, int], held: Held) -> None:
+def _take(
+    app: socket.socket,
+    ours: socket.socket,
+    family: socket.AddressFamily,
+    name: tuple[str, int],
+    peer: tuple[str, int],
+    held: Held,
+) -> None:
     reuse = app.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
     _set(app, _REPAIR, 1)
     try:
@@ -91,16 +99,15 @@ def _take(app: socket.socket, ours: socket.socket, name: tuple[str, int], peer: 
             options += struct.pack("=II", _OPTION_SACK, 0)
         if info.options & _HAS_TIMESTAMPS:
             options += struct.pack("=II", _OPTION_TIMESTAMPS, 0)
-        _disconnect(app.fileno())
+        _set_sequence(ours, _RECEIVED, received)
+        _set_sequence(ours, _SENT, sent)
+        ours.bind(name)
+        _replace(app.fileno(), ours.fileno(), _packed(family, peer))
     finally:
         with contextlib.suppress(OSError):
             _set(app, _REPAIR, _REPAIR_OFF_QUIETLY)
             # Repair takes it away, and an app that starts anew could not bind while this connection is open.
             app.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-    _set_sequence(ours, _RECEIVED, received)
-    _set_sequence(ours, _SENT, sent)
-    ours.bind(name)
-    ours.connect(peer)
     ours.setsockopt(socket.IPPROTO_TCP, _REPAIR_OPTIONS, options)
     if info.options & _HAS_TIMESTAMPS:
         ours.setsockopt(socket.IPPROTO_TCP, _TIMESTAMP, timestamp)
@@ -120,16 +127,43 @@ def _take(app: socket.socket, ours: socket.socket, name: tuple[str, int], peer: 
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
-def _disconnect(fd: int) -> None:
-    """End the app's socket without a word to the client.
+def _replace(app: int, ours: int, peer: bytes) -> None:
+    """End the app's socket without a word to the client, and put ours in its place.
 
-    Whoever waits for it is woken, and finds it aborted, or under repair: so that is over the moment after.
+    In between, for some microseconds, a packet of the client would be answered with a reset: nobody else shall run
+    then. Whoever waits for the app's socket is woken, and finds it aborted, or under repair, so that is over next.
     """
-    result = _libc.connect(fd, _UNSPECIFIED, len(_UNSPECIFIED))
-    _libc.setsockopt(fd, socket.IPPROTO_TCP, _REPAIR, _OFF, len(_OFF))
-    if result != 0:
+    with _undisturbed():
+        result = _libc.connect(app, _UNSPECIFIED, len(_UNSPECIFIED)) or _libc.connect(ours, peer, len(peer))
         number = ctypes.get_errno()
+        _libc.setsockopt(app, socket.IPPROTO_TCP, _REPAIR, _OFF, len(_OFF))
+    if result != 0:
         raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Before all other processes, where we may (CAP_SYS_NICE)."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _packed(family: socket.AddressFamily, address: tuple[str, int]) -> bytes:
+    """struct sockaddr_in or sockaddr_in6, of an address as sockets give them."""
+    host, port = address[:2]
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    start = struct.pack("=H", family) + struct.pack("!H", port)
+    if family == socket.AF_INET:
+        return start + packed + bytes(8)
+    _, _, flow, scope = (*address, 0, 0)[:4]
+    return start + struct.pack("!I", flow) + packed + struct.pack("=I", scope)
 
 
 def _addresses(sock: socket.socket) -> tuple[socket.AddressFamily, tuple[str, int], tuple[str, int]]:

@@ -51,14 +51,18 @@ class Held:
 
 
 class Hold:
-    """The program, loaded once for all connections. `on_held` is called from `consume`, once for each request."""
+    """The program, loaded once for all connections. `on_held` is called from `consume`, once for each request.
+
+    What else comes of the request is added to it by `consume`, until `let_go` or `forget`.
+    """
 
     def __init__(self) -> None:
         """Raises TproxyError if this machine cannot do it."""
         if not OBJECT.exists():
             raise TproxyError(f"the kernel program {OBJECT} has not been compiled", "run `make bpf`")
         self.on_held: Callable[[Held], None] = self.let_go
-        self._pieces: dict[int, Held] = {}
+        self._held: dict[int, Held] = {}
+        self._fresh: list[Held] = []
         try:
             self._object = libbpf.Object(OBJECT)
             try:
@@ -80,8 +84,8 @@ class Hold:
     def consume(self) -> None:
         """Hand the requests that are held back to `on_held`."""
         self._ring.consume()
-        pieces, self._pieces = self._pieces, {}
-        for held in pieces.values():
+        fresh, self._fresh = self._fresh, []
+        for held in fresh:
             self.on_held(held)
 
     def attach(self, sock: socket.socket) -> int:
@@ -107,10 +111,12 @@ class Hold:
 
     def let_go(self, held: Held) -> None:
         """The app shall have this request, which its client is about to send again; go on watching."""
+        self._held.pop(held.cookie, None)
         self._watched.update(_COOKIE.pack(held.cookie), _WATCHED.pack(0, held.end, 0, 0))
 
     def forget(self, cookie: int) -> None:
         """Watch a connection no more."""
+        self._held.pop(cookie, None)
         self._watched.delete(_COOKIE.pack(cookie))
 
     def renew(self, seconds: float) -> None:
@@ -125,10 +131,11 @@ class Hold:
     def _sample(self, sample: bytes) -> None:
         cookie, sequence, acknowledged, size, more = PIECE.unpack_from(sample)
         data = sample[PIECE.size : PIECE.size + size]
-        held = self._pieces.get(cookie)
-        if held is None:
+        held = self._held.get(cookie)
+        if held is None or (not more and sequence != held.end):
             if not more:
-                self._pieces[cookie] = Held(cookie, sequence, acknowledged, bytearray(data))
+                self._held[cookie] = held = Held(cookie, sequence, acknowledged, bytearray(data))
+                self._fresh.append(held)
         elif sequence == held.end:  # whatever else comes is lost on the way, and TCP's to repeat
             held.data += data
             held.acknowledged = acknowledged

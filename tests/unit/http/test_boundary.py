@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.http.boundary import Exchanges, begins_request
+from tproxy.http.boundary import Exchanges, begins_request, is_whole
 
 SIMPLE = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nGET /"
@@ -107,3 +107,20 @@ def test_what_has_no_end_that_one_could_see_is_never_between(request_: bytes, an
     exchanges.requested(SIMPLE)
     exchanges.answered(OK)
     assert not exchanges.between
+
+
+@pytest.mark.parametrize("data", [SIMPLE, POST, HEAD, SIMPLE + b"more", POST.replace(b"Length: ", b"length:\t")])
+def test_whole_requests(data: bytes) -> None:
+    assert is_whole(data)
+    assert is_whole(bytearray(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(SIMPLE[:-1], POST[:-1], CHUNKED, b"", POST.replace(b": 5", b": +5")),
+        POST.replace(b": 5", b": 5\r\nContent-Length: 5"),
+    ],
+)
+def test_what_may_not_be_whole(data: bytes) -> None:
+    assert not is_whole(data)

@@ -38,6 +38,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse; mistakes that click finds before it has the context are given it, so that the hint names us."""
+        ctx.meta["arguments"] = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:

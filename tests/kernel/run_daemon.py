@@ -55,7 +55,10 @@ class Ways:
 
 
 async def serve() -> None:
-    runs = Runs(Ways())
+    async def ended(run: str) -> None:
+        pass
+
+    runs = Runs(Ways(), ended)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(paths.run_socket_path()))
     listener.listen()

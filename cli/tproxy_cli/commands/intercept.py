@@ -26,6 +26,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 
 @command()
 @click.argument("workload", shell_complete=_workloads)
+@click.argument("words", nargs=-1, metavar="[-- CMD [ARGUMENT]...]", type=click.UNPROCESSED)
 @click.option(
     "-p",
     "--port",
@@ -85,6 +86,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 def intercept(
     console: Console,
     workload: str,
+    words: tuple[str, ...],
     ports: tuple[str, ...],
     http: Json,
     fallback_when_refused: bool,
@@ -105,6 +107,9 @@ def intercept(
     With --http flags it is personal: only requests that meet all of them go to the laptop, each decided on its own;
     everything else stays with the pods, and others can have their own requests of the same port.
 
+    With a command after -- that command gets the traffic: it runs as by `tproxy run --as WORKLOAD`, LOCAL is a port
+    that it listens at, and the intercept is left when it ends. The exit status is that of CMD.
+
     \b
     Examples:
       tproxy intercept web --port 3000            the workload's only port, or its port 3000
@@ -112,6 +117,7 @@ def intercept(
       tproxy intercept svc/web -p 3000:http       the port that the Service calls http
       tproxy intercept web -p 3000 --http-header x-user=ada
       tproxy intercept web -p 3000 --http-header auto --http-path-prefix /api
+      tproxy intercept web -p 8080 -- python app.py
     """
     from tproxy.model.workload import parse_ports, parse_target
 
@@ -139,12 +145,30 @@ def intercept(
         "timeoutSeconds": timeout,
         **given.body(),
     }
-    try:
-        result = daemon(console).call("/v1/intercept", body, start=True, seconds=timeout + GRACE_SECONDS)
-    except KeyboardInterrupt as interrupt:
-        # The daemon sees the closed connection.
-        raise TproxyError("interrupted; what was begun is being undone", exit_code=130) from interrupt
-    given.take(result)
+    asked = daemon(console)
+
+    def begin(run: str = "") -> Json:
+        try:
+            result = asked.call(
+                "/v1/intercept", body | ({"run": run} if run else {}), start=True, seconds=timeout + GRACE_SECONDS
+            )
+        except KeyboardInterrupt as interrupt:
+            # The daemon sees the closed connection.
+            raise TproxyError("interrupted; what was begun is being undone", exit_code=130) from interrupt
+        given.take(result)
+        return result
+
+    if words:
+        from tproxy_cli.run.launch import Wanted, run_command
+
+        if "--" not in click.get_current_context().meta["arguments"]:
+            raise click.UsageError(f"got unexpected extra argument ({' '.join(words)})", click.get_current_context())
+        wanted = Wanted(cluster, workload)
+        status = run_command(
+            console, asked, wanted, words, lambda: console.hint(describe(begin(wanted.id), output == "wide"))
+        )
+        raise click.exceptions.Exit(status)
+    result = begin()
     # What the person waited, the daemon's own start included.
     result["seconds"] = round(time.monotonic() - started, 3)
     text = render(output, result, lambda wide: describe(result, wide), lambda: [f"intercept/{result['name']}"])
@@ -161,7 +185,8 @@ def describe(result: Json, wide: bool) -> str:
     lines = [f"intercept/{result['name']} {verb} in {elapsed(result['seconds'])}"]
     for port in result["ports"]:
         protocol = "" if port.get("protocol", "TCP") == "TCP" else f"/{port['protocol'].lower()}"
-        lines.append(f"  {result['target']} port {port['remote']}{protocol} -> localhost:{port['local']}")
+        to = f"the command's port {port['local']}" if result.get("run") else f"localhost:{port['local']}"
+        lines.append(f"  {result['target']} port {port['remote']}{protocol} -> {to}")
     if conditions := intercepts.conditions(result.get("match")):
         lines.append(f"  only requests with {' and '.join(conditions)}")
     pods = result["pods"]

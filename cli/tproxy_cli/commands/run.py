@@ -1,7 +1,6 @@
 """`tproxy run`: run a command as if it ran in the cluster."""
 
 import ipaddress
-import os
 
 import click
 
@@ -55,7 +54,7 @@ def run(
       tproxy run --as deploy/web -- python app.py          with the network of a pod of web
       tproxy run --publish 5678 -- python -m debugpy --listen 5678 --wait-for-client app.py
     """
-    from tproxy_cli.run.launch import Wanted
+    from tproxy_cli.run.launch import Wanted, run_command
 
     if target is not None:
         from tproxy.model.workload import parse_target
@@ -68,22 +67,7 @@ def run(
         also=[_network(text) for text in also_proxy],
         never=[_network(text) for text in never_proxy],
     )
-    raise click.exceptions.Exit(start(console, wanted, words))
-
-
-def start(console: Console, wanted: object, words: tuple[str, ...]) -> int:
-    """Run the command; its exit status."""
-    from tproxy_cli.run.command import find
-    from tproxy_cli.run.launch import Launch, Wanted
-
-    assert isinstance(wanted, Wanted)  # noqa: S101
-    find(words[0], os.environ)  # before anything is made or asked
-    daemon(console).ensure_running()
-    launch = Launch(console, wanted)
-    try:
-        return launch.run(words, os.environ)
-    finally:
-        launch.close()
+    raise click.exceptions.Exit(run_command(console, daemon(console), wanted, words))
 
 
 def _publication(text: str) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from tproxy_cli import roles
 from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemons, NodeLink, dial
 from tproxy_cli.daemon.given.copies import FileCopies
 from tproxy_cli.daemon.held import Held
+from tproxy_cli.daemon.inbound import Connect, connect_laptop
 from tproxy_cli.daemon.objects import SessionObjects
 from tproxy_cli.daemon.outbound.addresses import ClusterAddresses
 from tproxy_cli.daemon.session import LaptopSession
@@ -65,7 +66,12 @@ class LaptopCluster:
     """A cluster for as long as the daemon runs. Sockets of port-forwards are made in `forwards`."""
 
     def __init__(
-        self, kubeconfig: str | None, config: ClusterConfig, forwards: Path, on_save: Callable[[], None]
+        self,
+        kubeconfig: str | None,
+        config: ClusterConfig,
+        forwards: Path,
+        on_save: Callable[[], None],
+        connect: Connect = connect_laptop,
     ) -> None:
         self.kubeconfig = kubeconfig
         self.config = config
@@ -76,6 +82,7 @@ class LaptopCluster:
         self.lost: list[Lost] = []
         self._forwards = forwards
         self._on_save = on_save
+        self._connect = connect
         self._daemons = NodeDaemons()
         self._user: str | None = None
         self._allowed: set[str] = set()
@@ -146,7 +153,7 @@ class LaptopCluster:
 
         if (previous := self.copies.get(saved.namespace)) is not None:
             self._tasks.start(previous.close(), "end copies")
-        session = LaptopSession(SessionObjects(self.api, saved, self.host), self._on_save, lost)
+        session = LaptopSession(SessionObjects(self.api, saved, self.host), self._on_save, lost, self._connect)
         session.tunnels = Tunnels(dial_node, session.notify)
         self.sessions[saved.namespace] = session
         self.copies[saved.namespace] = FileCopies(session, lambda: self.api, pods_of)

@@ -11,6 +11,7 @@ from tproxy.kube import kubeconfig
 from tproxy.kube.config import load
 from tproxy.kube.kubeconfig import Context
 from tproxy_cli.daemon.cluster import LaptopCluster
+from tproxy_cli.daemon.inbound import Connect, connect_laptop
 from tproxy_cli.daemon.requests import Where
 from tproxy_cli.daemon.state import SavedSession
 
@@ -32,8 +33,9 @@ class _Known:
 class Clusters:
     """One `LaptopCluster` per kubeconfig and context, however the command line names them."""
 
-    def __init__(self, forwards: Path, on_save: Callable[[], None]) -> None:
+    def __init__(self, forwards: Path, on_save: Callable[[], None], connect: Connect = connect_laptop) -> None:
         self._forwards = forwards
+        self._connect = connect
         self._on_save = on_save
         self._known: dict[tuple[_Paths, str], _Known] = {}
         self._asked: dict[tuple[_Paths, str | None], tuple[_Stamp, LaptopCluster]] = {}
@@ -83,7 +85,7 @@ class Clusters:
             log.info("the way into the cluster has changed", extra={"context": config.context})
             known.cluster.use(config)
             return known.cluster
-        self._known[key] = _Known(LaptopCluster(path, config, self._forwards, self._on_save), entry)
+        self._known[key] = _Known(LaptopCluster(path, config, self._forwards, self._on_save, self._connect), entry)
         return self._known[key].cluster
 
 

@@ -42,6 +42,9 @@ RESTORE_SECONDS = 5.0
 
 RESTORE_RETRY_SECONDS = 30.0
 
+RUN_SECONDS = 20.0
+"""How long the runs of an earlier daemon have to come back to this one before their intercepts are left."""
+
 Json = dict[str, Any]
 Progress = Callable[[str], None]
 
@@ -54,10 +57,10 @@ class Engine:
         forwards.mkdir(mode=0o700)
         self._state = state
         self._waiting: list[SavedSession] = []  # saved ones whose cluster cannot be found for now
-        self._clusters = Clusters(forwards, self._save)
+        self.runs = Runs(Ways(self._find), self._leave_run)
+        self._clusters = Clusters(forwards, self._save, self.runs.connect)
         self._tasks = Tasks("engine")
         self._undoing = Tasks("undo")
-        self.runs = Runs(Ways(self._find))
         self._restored = asyncio.Event()
         self.host_wide = HostWide(self._find, forwards)
 
@@ -107,6 +110,13 @@ class Engine:
         if isinstance(answer, TproxyError):
             raise answer
         return answer
+
+    async def _leave_run(self, run: str) -> None:
+        """A run is over: its command gets no connections any more."""
+        found = [(session, held) for session in self._sessions() for held in session.held.values()]
+        for session, held in found:
+            if held.saved.run == run and not held.leaving:
+                await asyncio.shield(self._undoing.start(leaving.leave_for_good(session, held), "leave"))
 
     async def list_intercepts(self, request: ListRequest) -> Json:
         """Everybody's intercepts, as the cluster has them now."""
@@ -224,6 +234,11 @@ class Engine:
             if self._waiting:
                 await asyncio.sleep(RESTORE_RETRY_SECONDS)
         self._restored.set()
+        await asyncio.sleep(RUN_SECONDS)
+        runs = {held.saved.run for session in self._sessions() for held in session.held.values()}
+        for run in runs - {"", *self.runs.ids}:
+            log.warning("a run has not come back", extra={"run": run})
+            await self._leave_run(run)
 
 
 def daemon_status(started: float, socket: Path, log_path: Path, state: str) -> Json:

@@ -6,6 +6,14 @@ from tproxy.model.intercept import Intercept
 from tproxy_cli.daemon.state import SavedIntercept
 
 
+@dataclass(frozen=True, slots=True)
+class LocalApp:
+    """A port that something on the laptop listens at: in the namespace of the run of that id, unless it is empty."""
+
+    port: int
+    run: str = ""
+
+
 @dataclass(slots=True)
 class Held:
     """Its object has been created if `saved.uid` is not empty. `observed` is the newest object seen.
@@ -25,6 +33,8 @@ class Held:
         """The Intercept's name."""
         return self.saved.name
 
-    def laptop_port(self, pod_port: int) -> int | None:
+    def local_app(self, pod_port: int) -> LocalApp | None:
         """Where connections to `pod_port` go on the laptop."""
-        return next((port.laptop for port in self.saved.ports if port.pod.port == pod_port), None)
+        return next(
+            (LocalApp(port.laptop, self.saved.run) for port in self.saved.ports if port.pod.port == pod_port), None
+        )

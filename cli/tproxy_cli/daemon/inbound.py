@@ -11,6 +11,7 @@ from tproxy.model.flow import FlowKind, ResetReason
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import Bridge, reset_reason
 from tproxy.tunnel.endpoint import Conn
+from tproxy_cli.daemon.held import LocalApp
 
 log = logging.getLogger(__name__)
 
@@ -18,15 +19,19 @@ LOOPBACK = ("127.0.0.1", "::1")
 CONNECT_SECONDS = 30.0
 """A local app that accepts nothing (stopped in a debugger, its backlog full) keeps its clients waiting this long."""
 
-PortOf = Callable[[str, int], Awaitable[int | None]]
-"""The laptop's port for an intercept's UID and a port of the pod, or None if this laptop made no such intercept."""
+AppOf = Callable[[str, int], Awaitable[LocalApp | None]]
+"""The local app for an intercept's UID and a port of the pod, or None if this laptop made no such intercept."""
+
+Connect = Callable[[LocalApp, Callable[[], asyncio.Protocol]], Awaitable[None]]
+"""Connects to a local app with a protocol. Raises OSError."""
 
 
 class Inbound:
     """Serves the tunnels of one session."""
 
-    def __init__(self, port_of: PortOf) -> None:
-        self._port_of = port_of
+    def __init__(self, app_of: AppOf, connect: Connect) -> None:
+        self._app_of = app_of
+        self._connect = connect
         self._tasks = Tasks("inbound")
 
     def on_open(self, conn: Conn) -> None:
@@ -39,28 +44,34 @@ class Inbound:
 
     async def _serve(self, conn: Conn, bridge: Bridge) -> None:
         request = conn.request
-        port = await self._port_of(request.intercept, request.destination.port)
-        if port is None or request.kind is not FlowKind.INBOUND or request.protocol != "tcp":
+        app = await self._app_of(request.intercept, request.destination.port)
+        if app is None or request.kind is not FlowKind.INBOUND or request.protocol != "tcp":
             log.warning("refused a connection of an intercept not made here", extra={"intercept": request.intercept})
             conn.reset(ResetReason.DENIED, "this laptop did not create the intercept")
             return
-        failure = await _connect(bridge, port)
-        if failure is not None and not conn.closed:
-            conn.reset(reset_reason(failure), f"the local app at port {port}: {failure.strerror or 'timed out'}")
-        elif failure is None and conn.closed:  # the client went away meanwhile
-            bridge.conn_reset(ResetReason.RESET, "")
+        try:
+            await self._connect(app, lambda: bridge)
+        except OSError as failure:
+            if not conn.closed:
+                conn.reset(
+                    reset_reason(failure), f"the local app at port {app.port}: {failure.strerror or 'timed out'}"
+                )
+        else:
+            if conn.closed:  # the client went away meanwhile
+                bridge.conn_reset(ResetReason.RESET, "")
 
 
-async def _connect(bridge: Bridge, port: int) -> OSError | None:
-    """Join `bridge` with the local app, or return why that failed."""
+async def connect_laptop(app: LocalApp, protocol: Callable[[], asyncio.Protocol]) -> None:
+    """Connect to a port of the laptop's own. Raises OSError."""
     loop = asyncio.get_running_loop()
     failure: OSError | None = None
     for host in LOOPBACK:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await loop.create_connection(lambda: bridge, host, port)
+                await loop.create_connection(protocol, host, app.port)
         except OSError as error:  # TimeoutError is one
             failure = failure or error  # what 127.0.0.1 said counts: there may be no ::1 at all
         else:
-            return None
-    return failure
+            return
+    assert failure is not None  # noqa: S101
+    raise failure

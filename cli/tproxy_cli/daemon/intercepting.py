@@ -105,8 +105,9 @@ class Interception:
             "freshHeader": request.asked.fresh,
             "pods": [_pod_json(pod) for pod in verdict.pods],
             "created": created,
+            "run": request.run,
             "seconds": round(time.monotonic() - began, 3),
-            "warnings": _warnings(ports),
+            "warnings": [] if request.run else _warnings(ports),
             **brought,
         }
 
@@ -126,6 +127,7 @@ class Interception:
             drain_seconds=request.drain_seconds,
             files=request.files,
             container=request.container,
+            run=request.run,
         )
 
     async def _resolve(self) -> Resolved:

@@ -145,6 +145,17 @@ async def _leave_held(session: LaptopSession, held: Held, say: Progress) -> None
         say(f"{held.name}: not every node has confirmed yet")
 
 
+async def leave_for_good(session: LaptopSession, held: Held) -> None:
+    """Leave it, whether it has been created yet or not. What cannot be deleted now is logged."""
+    try:
+        if held.saved.uid:
+            await session.leave(held)
+            return
+    except TproxyError as error:
+        log.warning("cannot leave an intercept: %s", error.message, extra={"intercept": held.name})
+    await session.discard(held)
+
+
 async def _leave_orphan(cluster: LaptopCluster, orphan: Orphan) -> None:
     intercept = orphan.intercept
     await cluster.api.delete(INTERCEPTS, intercept.name, intercept.namespace, uid=intercept.uid)

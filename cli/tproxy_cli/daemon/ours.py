@@ -58,4 +58,5 @@ def _asked_for(one: SavedIntercept) -> tuple[object, ...]:
         one.probes,
         one.existing,
         one.drain_seconds,
+        one.run,
     )

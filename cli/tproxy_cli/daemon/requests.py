@@ -101,6 +101,7 @@ class InterceptRequest:
     container: str = ""
     environment: "EnvironmentForm | None" = None
     files: str = ""
+    run: str = ""
 
     @classmethod
     def of(cls, body: Body) -> "InterceptRequest":
@@ -142,6 +143,7 @@ class InterceptRequest:
             existing="keep" if existing == "keep" else "reset" if existing == "reset" else "idle",
             drain_seconds=drain,
             container=_text_or_none(body, "container") or "",
+            run=_text_or_none(body, "run") or "",
             environment=EnvironmentForm.of(body["environment"]) if body.get("environment") else None,
             files=_directory(body, "files"),
         )

@@ -19,8 +19,8 @@ from tproxy.kube.port import INTERCEPTS, Applied, Cluster, Object, Removed
 from tproxy.model.intercept import Intercept
 from tproxy.tasks import Tasks
 from tproxy_cli.daemon.clock import seconds_since_boot
-from tproxy_cli.daemon.held import Held
-from tproxy_cli.daemon.inbound import Inbound
+from tproxy_cli.daemon.held import Held, LocalApp
+from tproxy_cli.daemon.inbound import Connect, Inbound, connect_laptop
 from tproxy_cli.daemon.objects import SessionObjects, parse_intercept
 from tproxy_cli.daemon.restoring import make_anew
 from tproxy_cli.daemon.state import SavedSession
@@ -51,11 +51,17 @@ class LaptopSession:
 
     tunnels: Tunnels
 
-    def __init__(self, objects: SessionObjects, on_save: Callable[[], None], on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        objects: SessionObjects,
+        on_save: Callable[[], None],
+        on_lost: OnLost,
+        connect: Connect = connect_laptop,
+    ) -> None:
         self.held = {each.name: Held(each) for each in objects.saved.intercepts}
         self.changed = asyncio.Event()
         """Set and replaced with each change of `held`, of what the cluster says of it, or of a tunnel."""
-        self.inbound = Inbound(self.port_of)
+        self.inbound = Inbound(self.app_of, connect)
         self.ended = False
         self.resuming = False
         self._objects = objects
@@ -288,14 +294,14 @@ class LaptopSession:
             self._watcher = None
             self.prepare()
 
-    async def port_of(self, uid: str, pod_port: int) -> int | None:
-        """The laptop's port for connections of an intercept; None if it is none of ours."""
+    async def app_of(self, uid: str, pod_port: int) -> LocalApp | None:
+        """Where connections of an intercept go on the laptop; None if it is none of ours."""
         deadline = time.monotonic() + CREATING_SECONDS
         while True:
             changed = self.changed
             for held in (*self.held.values(), *self._draining.values()):
                 if held.saved.uid == uid != "":
-                    return held.laptop_port(pod_port)
+                    return held.local_app(pod_port)
             # A node can hear of a new intercept from its watch before we hear of it as the answer to its creation.
             if not self._creating or not await self.wait_changed(changed, deadline - time.monotonic()):
                 return None

@@ -38,7 +38,8 @@ class SavedIntercept:
     """An Intercept this laptop made, or is about to make while `uid` is empty.
 
     `files` is the directory that the container's files are copied to, empty for none; `container` is the one that was
-    asked for, empty for the one that has the ports.
+    asked for, empty for the one that has the ports; `run` is the run whose command gets the connections, empty for
+    the laptop's own ports.
     """
 
     name: str
@@ -53,6 +54,7 @@ class SavedIntercept:
     on_refused: OnRefused = "fail"
     files: str = ""
     container: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +155,5 @@ def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
         on_refused="fallback" if item["on_refused"] == "fallback" else "fail",
         files=str(item["files"]),
         container=str(item["container"]),
+        run=str(item["run"]),
     )

@@ -11,13 +11,15 @@ import secrets
 import select
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tproxy.errors import TproxyError
 from tproxy.netns.userns import Namespaces
 from tproxy.version import VERSION
 from tproxy_cli import paths
+from tproxy_cli.client import Daemon
 from tproxy_cli.run import inside, mounts, packets, restricted
 from tproxy_cli.run.command import Command, find
 from tproxy_cli.run.packets import Json
@@ -70,13 +72,22 @@ class Launch:
         self._door: socket.socket | None = None
         self._made: _Made | None = None
 
-    def run(self, words: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run the command; its exit status. Raises TproxyError if it could not be started."""
+    def run(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Run the command; its exit status. Raises TproxyError if it could not be started.
+
+        `prepare` is called when everything else is ready.
+        """
         path = find(words[0], environment)
         opened = self._open(words)
         self._made = made = self._receive_made()
         self._mount(opened["resolvConf"])
         self._serve(made)
+        prepare()
         self._console.clear()
         command = Command()
         try:
@@ -224,6 +235,27 @@ class Launch:
         packets.close(received[1])
         self._heard(received[0])
         return True
+
+
+def run_command(
+    console: Console,
+    daemon: Daemon,
+    wanted: Wanted,
+    words: Sequence[str],
+    prepare: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a command from beginning to end; its exit status. Raises TproxyError if it could not be started."""
+    if sys.platform != "linux":
+        raise TproxyError(
+            "commands can be run in namespaces on Linux only", "use a Linux container, or WSL 2, for that"
+        )
+    find(words[0], os.environ)  # before anything is made or asked
+    daemon.ensure_running()
+    launch = Launch(console, wanted)
+    try:
+        return launch.run(words, os.environ, prepare)
+    finally:
+        launch.close()
 
 
 def connect_door() -> socket.socket:

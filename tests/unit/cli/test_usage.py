@@ -33,13 +33,13 @@ Tproxy = Callable[..., Outcome]
         (
             ["intercept", "web", "3000"],
             "got unexpected extra argument (3000)",
-            "write `tproxy intercept [OPTIONS] WORKLOAD`; see `tproxy intercept --help`",
+            "write `tproxy intercept [OPTIONS] WORKLOAD [-- CMD [ARGUMENT]...]`; see `tproxy intercept --help`",
         ),
         (["list", "-n"], "option '-n' requires an argument", "see `tproxy list --help`"),
         (
             ["intercept"],
             "WORKLOAD is missing",
-            "write `tproxy intercept [OPTIONS] WORKLOAD`; see `tproxy intercept --help`",
+            "write `tproxy intercept [OPTIONS] WORKLOAD [-- CMD [ARGUMENT]...]`; see `tproxy intercept --help`",
         ),
         (["intercept", "web", "--timeout", "0"], "--timeout: 0 is not in the range 1<=x<=3600", None),
         (["intercept", "web", "--on-disconnect", "maybe"], "--on-disconnect: 'maybe' is not one of", None),

@@ -1,6 +1,7 @@
 """One run: everything that serves the sockets of its namespaces."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import socket
@@ -16,7 +17,7 @@ from tproxy_cli.daemon.outbound.port import Outbound
 from tproxy_cli.daemon.requests import Body, Where
 from tproxy_cli.daemon.runs.connections import Connections
 from tproxy_cli.daemon.runs.datagrams import Datagrams
-from tproxy_cli.daemon.runs.inside import Inside
+from tproxy_cli.daemon.runs.inside import Inside, connect_inside
 from tproxy_cli.daemon.runs.names import Names
 from tproxy_cli.daemon.runs.places import Network, Places
 from tproxy_cli.daemon.runs.published import Publication, Published
@@ -25,6 +26,11 @@ log = logging.getLogger(__name__)
 
 MOST_WARNINGS = 20
 """Refused destinations that a person is told of per run, each once."""
+
+START_SECONDS = 30.0
+"""How long a command may take until it listens at a port that it gets an intercept's connections at."""
+
+LOOK_SECONDS = 0.05
 
 Json = dict[str, Any]
 
@@ -71,6 +77,7 @@ class Run:
         self.inside: Inside | None = None
         self._warn = warn
         self._told: set[Address] = set()
+        self._listened: set[int] = set()
         self._places = Places(outbound, request.also, request.never)
         self._connections: Connections | None = None
         self._datagrams: Datagrams | None = None
@@ -95,6 +102,31 @@ class Run:
         await asyncio.gather(*(part.close() for part in parts if part is not None))
         if self.inside is not None:
             self.inside.close()
+
+    async def connect(self, port: int, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Connect to what the command listens at. Raises OSError.
+
+        Until it listens at that port for the first time it is starting, and connections wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_SECONDS
+        while True:
+            try:
+                if self.inside is None:
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, "the run has just begun")
+                sock = await connect_inside(self.inside, port)
+            except ConnectionRefusedError:
+                if port in self._listened or loop.time() > deadline:
+                    raise
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                break
+        self._listened.add(port)
+        try:
+            await loop.create_connection(protocol, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
 
     def status(self) -> Json:
         """For people and programs."""

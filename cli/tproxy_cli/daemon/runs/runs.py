@@ -1,12 +1,16 @@
 """All runs of the daemon: each begins with a command line at the door and ends with it."""
 
+import asyncio
+import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from tproxy.model.workload import TargetQuery
 from tproxy.version import VERSION
+from tproxy_cli.daemon.held import LocalApp
+from tproxy_cli.daemon.inbound import connect_laptop
 from tproxy_cli.daemon.outbound.port import Outbound
 from tproxy_cli.daemon.requests import Where
 from tproxy_cli.daemon.runs.door import Client, GoneError
@@ -41,8 +45,10 @@ class Ways(Protocol):
 class Runs:
     """Serves command lines."""
 
-    def __init__(self, ways: Ways) -> None:
+    def __init__(self, ways: Ways, on_end: Callable[[str], Awaitable[None]]) -> None:
+        """`on_end` is told the id of each run that is over."""
         self._ways = ways
+        self._on_end = on_end
         self._runs: dict[str, Run] = {}
 
     @property
@@ -50,9 +56,19 @@ class Runs:
         """Whether there are none."""
         return not self._runs
 
-    def get(self, name: str) -> Run | None:
-        """The run of that id."""
-        return self._runs.get(name)
+    @property
+    def ids(self) -> Collection[str]:
+        """Of all of them."""
+        return self._runs.keys()
+
+    async def connect(self, app: LocalApp, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Connect to a local app, be it a run's or the laptop's own. Raises OSError."""
+        if not app.run:
+            await connect_laptop(app, protocol)
+        elif (run := self._runs.get(app.run)) is not None:
+            await run.connect(app.port, protocol)
+        else:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "its run is not there")
 
     def status(self) -> list[Json]:
         """All of them."""
@@ -83,6 +99,7 @@ class Runs:
             raise
         finally:
             self._runs.pop(request.id, None)
+            await self._on_end(request.id)
             await run.close()
             lease.release()
             log.info("run ended", extra={"run": request.id})

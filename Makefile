@@ -4,7 +4,7 @@ BIN := .venv/bin
 BPF := tproxy/steer/sk_lookup.bpf.o
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: demo test lint unit chart manifest kernel lab bpf setup requirements clean
+.PHONY: demo test lint unit chart manifest kernel lab e2e bpf setup requirements clean
 
 demo: setup ## run the main job in a lab on this machine; STEP=1 waits for Enter between steps
 	@$(BIN)/python demo/run.py $(if $(STEP),--step)
@@ -33,6 +33,11 @@ kernel: setup ## real steering in network namespaces; needs root
 
 lab: setup ## daemons and command line end to end in the lab; needs root
 	$(PYTEST) tests/lab
+
+e2e: setup ## the chart on a real Kubernetes API server; builds Kubernetes once (15 minutes)
+	@.ci/system-packages e2e
+	@helm=$$(.ci/helm) && assets=$$(.ci/kubernetes) && \
+	    HELM=$$helm KUBEBUILDER_ASSETS=$$assets $(PYTEST) tests/e2e
 
 setup: .venv/.installed bpf
 

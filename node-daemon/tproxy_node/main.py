@@ -29,6 +29,7 @@ from tproxy_node.mirror import Mirror
 from tproxy_node.opening import Identity, Openings
 from tproxy_node.options import Options
 from tproxy_node.owners import Owners
+from tproxy_node.personal.figures import Figures
 from tproxy_node.places import Places
 from tproxy_node.pool import Pools
 from tproxy_node.probing import Probing
@@ -63,6 +64,8 @@ class Daemon:
         total = min(Limits().total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
         self._probing = Probing(options.probe_agents)
         self._relay = Relay(self._sessions.pick, Limits(total=total), self._probing)
+        figures = Figures(self._intercepts_of, self._relay.tally.requests)
+        figures.serve_in(self._openings)
         self._tasks = Tasks("daemon")
         self._statuses = StatusWriter(self._cluster, options.node)
         self._owners = Owners(self._cluster, self._changed)
@@ -102,6 +105,9 @@ class Daemon:
 
     def _changed(self) -> None:
         self._reconciler.poke()
+
+    def _intercepts_of(self, session: str) -> list[str]:
+        return [intercept.uid for intercept in self._mirror.intercepts if intercept.session_uid == session]
 
     def _unready(self) -> str:
         if self._stopping:

@@ -3,14 +3,16 @@
 Label values come from fixed sets; nothing is labelled by pod, intercept, session or user, of which there is no end.
 """
 
+import itertools
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from tproxy.model.figures import BUCKETS, Outcome, Timed
 from tproxy.version import VERSION
 from tproxy_node.dial.dialling import PROTOCOLS, Dialling
 from tproxy_node.lease import Lease
@@ -20,7 +22,7 @@ from tproxy_node.sessions import Sessions
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-OUTCOMES = ("laptop", "udp", "app_left", "app_limit", "app_no_tunnel", "app_probe")
+OUTCOMES = ("laptop", "udp", "personal", "app_left", "app_limit", "app_no_tunnel", "app_probe")
 DATAGRAMS = ("received", "answered", "dropped")
 PLACES = ("laptop", "app")
 VERDICTS = ("steered", "own", "lease_expired", "no_listener", "passed")
@@ -89,6 +91,7 @@ class Metrics:
             {(reason,): count for reason, count in sorted(relay.resets.items())},
             ("reason",),
         )
+        yield _requests(relay.tally.totals())
         dialling = sources.dialling
         yield _counter(
             "tproxy_dials",
@@ -134,6 +137,19 @@ class Metrics:
             "By how much a renewal of the steering lease was late, at most.",
             {(): sources.lease.worst_delay},
         )
+
+
+def _requests(totals: Mapping[Outcome, Timed]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(
+        "tproxy_requests_seconds",
+        "Requests on ports with personal intercepts, by what became of them, and how long they took.",
+        labels=("outcome",),
+    )
+    for outcome, timed in totals.items():
+        counts = itertools.accumulate(timed.buckets)
+        bounds = [*map(str, BUCKETS), "+Inf"]
+        family.add_metric((outcome.value,), list(zip(bounds, counts, strict=True)), timed.seconds)
+    return family
 
 
 def _gauge(

@@ -150,6 +150,7 @@ class Reconciler:
             await self._attach_all(attaches, [pods[op.pod.uid] for op in attaches])
         if ops:
             desired = self._desire()
+        self._parts.relay.tally.forget(frozenset(one.uid for one in self._parts.mirror.intercepts))
         self._parts.statuses.observe(self._parts.mirror.intercepts)
         self._parts.statuses.want(desired.statuses, complete=self._parts.owners.known)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.laptop import Laptop, local_app
 
+NODES = ("node1", "node2")
 HERE = Path(__file__).parent
 
 MANIFESTS = """
@@ -90,10 +91,15 @@ def test_curl_speaks_http2_by_prior_knowledge_and_by_upgrade(lab: Any, namespace
 
 @pytest.mark.parametrize("user", ["", "ada"])
 def test_grpc_calls_of_every_kind(lab: Any, namespace: str, user: str) -> None:
-    with intercepted(lab, namespace, "echo", ["grpc_app.py", "serve"], 50051):
+    with intercepted(lab, namespace, "echo", ["grpc_app.py", "serve"], 50051) as person:
         address = f"echo.{namespace}.svc.cluster.local:80"
         command = ["python", str(HERE / "grpc_app.py"), "call", address, *(["--user", user] if user else [])]
         found = json.loads(lab.exec("user", *command).stdout)
+        [shown] = person.json("status")["clusters"][0]["intercepts"]
+        requests = shown["requests"]
+        assert (requests["matched"] > 55) if user else (requests["matched"] == 0)
+        assert requests["passed"] >= (50 if user else 108)
+        assert sum(person.metric(node, 'tproxy_requests_seconds_count{outcome="passed"}') for node in NODES) > 0
         who = found["unary"][0]
         assert who == "laptop" if user else who.startswith("echo-")
         mine, others = found.pop("mixed")

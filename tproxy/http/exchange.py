@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from tproxy.http.framing import Body
 from tproxy.http.head import RequestHead
-from tproxy.http.port import Buffer, Choice, Outcome, Upstream
+from tproxy.http.port import Buffer, Choice, Upstream
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))

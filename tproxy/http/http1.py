@@ -16,8 +16,9 @@ from tproxy.http.framing import Body, StrangeError
 from tproxy.http.head import MAX_HEAD, RequestHead, RequestReader
 from tproxy.http.plain import PlainMessages
 from tproxy.http.plumbing import Plumbing
-from tproxy.http.port import Buffer, Choice, Hop, Http2Maker, Outcome, Upstream
+from tproxy.http.port import Buffer, Choice, Hop, Http2Maker, Upstream
 from tproxy.http.undecided import HOLD_SECONDS
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 
 MAX_PIPELINED = 256

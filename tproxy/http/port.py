@@ -11,11 +11,11 @@ The *default* upstream is where everything goes that no personal intercept is fo
 intercept. It is opened as soon as the client is there, so that servers which speak first do.
 """
 
-import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 from tproxy.model.intercept import OnDisconnect
 
@@ -63,15 +63,6 @@ class Matcher(Protocol):
     def pick(self, method: bytes, target: bytes, fields: Iterable[Field]) -> Choice | None:
         """Where a request goes; None means the default upstream. `target` is the request's, in any of its forms."""
         ...
-
-
-class Outcome(enum.Enum):
-    """What became of a request, for the counters."""
-
-    PASSED = "passed"  # not for anybody's laptop
-    MATCHED = "matched"  # answered by the laptop
-    FALLBACK = "fallback"  # for the laptop, answered by the app in its stead
-    FAILED = "failed"  # for the laptop, answered by us, or not at all
 
 
 class End(Protocol):

@@ -52,6 +52,11 @@ class Fields:
         parts = [part for part in (namespace, name) if isinstance(part, str) and len(part) <= 253]
         return cls(value, f"{kind} {'/'.join(parts)}" if parts else kind)
 
+    @property
+    def raw(self) -> Mapping[str, object]:
+        """As it came."""
+        return self._value
+
     def __contains__(self, key: str) -> bool:
         return self._value.get(key) is not None
 
@@ -131,6 +136,24 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.invalid(key, f"a whole number from {low} to {high}")
         return value
+
+    def numbers(self, key: str, count: int, high: int) -> list[int]:
+        """A list of exactly `count` whole numbers from 0 to `high`."""
+        value = self._value.get(key)
+        must = f"a list of {count} whole numbers"
+        if not isinstance(value, list) or len(value) != count:
+            raise self.invalid(key, must)
+        for item in value:
+            if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= high:
+                raise self.invalid(key, must)
+        return list(value)
+
+    def decimal(self, key: str, low: float, high: float) -> float:
+        """A number from `low` to `high`."""
+        value = self._value.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise self.invalid(key, f"a number from {low:g} to {high:g}")
+        return float(value)
 
     def number_or_text(self, key: str, low: int, high: int, default: int) -> int | str:
         """An int-or-string, as Kubernetes has it for ports."""

@@ -78,6 +78,8 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
         lines += ["", intercepts.table(console, listed, namespaces=False, wide=wide)]
         lines += intercepts.troubles(listed)
         lines += intercepts.with_the_app(listed)
+        if requests := intercepts.requests(listed):
+            lines += ["", requests]
     return lines
 
 

@@ -140,6 +140,15 @@ class Engine:
         ]
         return {"intercepts": sorted(shown, key=lambda one: (one["namespace"], one["name"]))}
 
+    async def ask_nodes(self) -> None:
+        """Have the nodes tell what became of requests, where there are personal intercepts. Takes a second at most."""
+        personal = [
+            session
+            for session in self._sessions()
+            if any(held.saved.match is not None for held in session.held.values())
+        ]
+        await asyncio.gather(*(session.figures.refresh(session.tunnels.views()) for session in personal))
+
     def status(self) -> list[Json]:
         """Our sessions, from memory: it answers when no cluster does."""
         return [
@@ -261,7 +270,8 @@ def _session_status(cluster: LaptopCluster, namespace: str) -> Json:
     if live is not None:
         for held in live.held.values():
             nodes = held.observed.nodes if held.observed is not None else {}
-            shown.append(listing.held_json(live.saved, cluster.host, held, listing.without_tunnel(nodes, views)))
+            one = listing.held_json(live.saved, cluster.host, held, listing.without_tunnel(nodes, views))
+            shown.append({**one, "requests": listing.requests_json(live.figures.of(held.saved.uid))})
     shown += [
         listing.lost_json(one.session, cluster.host, one.held, one.why, one.at)
         for one in cluster.lost

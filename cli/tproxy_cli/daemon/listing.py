@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from tproxy.model.figures import BUCKETS, Outcome, Requests, Timed
 from tproxy.model.intercept import Intercept, NodeState, NodeStatus, PodStatus
 from tproxy.model.session import Session
 from tproxy_cli.daemon.held import Held
@@ -72,6 +73,22 @@ def held_json(session: SavedSession, host: str, held: Held, no_tunnel: Mapping[s
     """An intercept of ours as last seen, or as asked for if the cluster has said nothing about it yet."""
     intercept = held.observed or _unseen(session, held.saved)
     return {**intercept_json(intercept, None, held, no_tunnel), "user": session.user, "host": host}
+
+
+def requests_json(requests: Requests | None) -> Json | None:
+    """What became of the requests on an intercept's ports; times in seconds, of those that its laptop answered."""
+    if requests is None:
+        return None
+    matched = requests.timed.get(Outcome.MATCHED, Timed())
+    return {
+        **{outcome.value: requests.count(outcome) for outcome in Outcome},
+        "p50Seconds": matched.quantile(0.5),
+        "p99Seconds": matched.quantile(0.99),
+        "histogram": {
+            outcome.value: {"bounds": list(BUCKETS), "counts": timed.buckets, "seconds": timed.seconds}
+            for outcome, timed in requests.timed.items()
+        },
+    }
 
 
 def lost_json(session: SavedSession, host: str, held: Held, why: str, at: datetime) -> Json:

@@ -144,6 +144,7 @@ class Server:
             return await engine.complete(requests.CompleteRequest.of(body))
 
         async def status(body: Json, say: Progress) -> Json:
+            await engine.ask_nodes()
             process = daemon_status(self._started, paths.socket_path(), paths.log_path(), self._state)
             return {
                 "daemon": process,

@@ -19,6 +19,7 @@ from tproxy.kube.port import INTERCEPTS, Applied, Cluster, Object, Removed
 from tproxy.model.intercept import Intercept
 from tproxy.tasks import Tasks
 from tproxy_cli.daemon.clock import seconds_since_boot
+from tproxy_cli.daemon.figures import Figures
 from tproxy_cli.daemon.held import Held, LocalApp
 from tproxy_cli.daemon.inbound import Connect, Inbound, connect_laptop
 from tproxy_cli.daemon.objects import SessionObjects, parse_intercept
@@ -62,6 +63,7 @@ class LaptopSession:
         self.changed = asyncio.Event()
         """Set and replaced with each change of `held`, of what the cluster says of it, or of a tunnel."""
         self.inbound = Inbound(self.app_of, connect)
+        self.figures = Figures()
         self.ended = False
         self.resuming = False
         self._objects = objects

@@ -6,7 +6,7 @@ from typing import Any
 
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.table import render
-from tproxy_cli.ui.units import age
+from tproxy_cli.ui.units import age, latency
 
 Json = dict[str, Any]
 
@@ -112,6 +112,23 @@ def with_the_app(intercepts: Sequence[Json]) -> list[str]:
         if text := staying(total):
             found.append(f"{intercept['name']}: {text}")
     return found
+
+
+def requests(intercepts: Sequence[Json]) -> str:
+    """What became of requests on the ports of personal intercepts, as a table; empty if there are none to tell of."""
+    told = [(one["name"], one["requests"]) for one in intercepts if one.get("requests")]
+    if not told:
+        return ""
+    columns = ["REQUESTS", "MATCHED", "PASSED", "FALLBACK", "FAILED", "P50", "P99"]
+    rows = [
+        [
+            name,
+            *(counts[kind] for kind in ("matched", "passed", "fallback", "failed")),
+            *(None if counts[part] is None else latency(counts[part]) for part in ("p50Seconds", "p99Seconds")),
+        ]
+        for name, counts in told
+    ]
+    return render(columns, rows)
 
 
 def _row(columns: Sequence[str], intercept: Json, wide: bool) -> list[object]:

@@ -29,7 +29,7 @@ class ClientHop:
     ) -> None:
         self.source = source
         self.destination = destination
-        self.record = ports.record
+        self.record = ports.tally(destination.port).record
         self.client = ClientEnd(self, transport)
         self._ports = ports
         self._timer: asyncio.TimerHandle | None = None

@@ -17,6 +17,7 @@ from tproxy_node.desired import Route, Routes
 from tproxy_node.personal.ends import AppEnd
 from tproxy_node.personal.hop import ClientHop
 from tproxy_node.personal.laptops import Kind, LaptopEnd, LaptopPool
+from tproxy_node.personal.tally import PortTally
 from tproxy_node.plan import PodRef
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class PersonalPorts:
     """Its connections, from their beginning to their end."""
 
     def __init__(self, relay: "Relay", pod: PodRef, attachment: Attachment) -> None:
-        self.record = relay.tally.record
         self._relay = relay
         self._pod = pod
         self._attachment = attachment
         self._routes: Routes = {}
         self._matchers: dict[int, Rules] = {}
+        self._tallies: dict[int, PortTally] = {}
         self._hops: set[ClientHop] = set()
         self._apps: dict[AppEnd, asyncio.Task[None]] = {}
         self._pool = LaptopPool()
@@ -52,9 +53,21 @@ class PersonalPorts:
             self._matchers[port] = rules = Rules(route.personal, self._relay.probing.agents, checks)
         return rules
 
+    def tally(self, port: int) -> PortTally:
+        """What counts the requests of a port."""
+        tally = self._tallies.get(port)
+        if tally is None:
+            tally = self._tallies[port] = PortTally(self._relay.tally)
+        return tally
+
     def set_routes(self, routes: Routes) -> None:
         """Decide requests like this from now on; where nobody intercepts any more, nobody shall be in the way."""
         self._routes = dict(routes)
+        for port, route in routes.items():
+            if route.personal:
+                self.tally(port).set_intercepts(choice.intercept for _, choice in route.personal)
+        for port in self._tallies.keys() - {port for port, route in routes.items() if route.personal}:
+            self._tallies.pop(port).close()
         self._matchers.clear()
         for hop in list(self._hops):
             hop.matcher = self.matcher(hop.destination.port)

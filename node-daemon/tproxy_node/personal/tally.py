@@ -1,56 +1,94 @@
-"""Counts what became of requests on ports with personal intercepts, and how long they took."""
+"""Counts what became of requests on ports with personal intercepts, and how long they took.
 
-from bisect import bisect_left
+PortTally (one port of one pod) ──► Tally (the node)
+"""
+
 from collections import Counter
+from collections.abc import Iterable
 
-from tproxy.http.port import Choice, Outcome
-
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds in seconds; what took longer is in one more."""
-
-
-class Timed:
-    """Durations of one kind of request."""
-
-    __slots__ = ("buckets", "seconds")
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
-
-    @property
-    def count(self) -> int:
-        """How many there were."""
-        return sum(self.buckets)
+from tproxy.http.port import Choice
+from tproxy.model.figures import Outcome, Requests, Timed
 
 
 class Tally:
-    """`by_intercept` has, by UID and outcome, those of one intercept; passed ones are nobody's and have UID "".
-
-    `statuses` counts the first digit of what laptops and we answered by intercept; 0 stands for no answer.
-    """
+    """The node's."""
 
     def __init__(self) -> None:
-        self.by_intercept: dict[tuple[str, Outcome], Timed] = {}
-        self.statuses: Counter[tuple[str, int]] = Counter()
-        self._passed = self._timed("", Outcome.PASSED)
+        self._timed: dict[tuple[str, Outcome], Timed] = {}  # by intercept
+        self._ended: dict[Outcome, Timed] = {outcome: Timed() for outcome in Outcome}  # of nobody, or gone
+        self._passed: Counter[str] = Counter()  # by intercept, of ports that are no longer intercepted
+        self.ports: set[PortTally] = set()
 
-    def record(self, outcome: Outcome, choice: Choice | None, status: int, seconds: float) -> None:
-        """One more; see `Hop.record`."""
-        if choice is None:
-            timed = self._passed
-        else:
-            timed = self.by_intercept.get((choice.intercept, outcome)) or self._timed(choice.intercept, outcome)
-            self.statuses[choice.intercept, status // 100] += 1
-        timed.buckets[bisect_left(BUCKETS, seconds)] += 1
-        timed.seconds += seconds
+    def record(self, outcome: Outcome, choice: Choice | None, seconds: float) -> None:
+        """One more."""
+        if choice is None or not choice.intercept:
+            self._ended[outcome].add(seconds)
+            return
+        timed = self._timed.get((choice.intercept, outcome))
+        if timed is None:
+            timed = self._timed[choice.intercept, outcome] = Timed()
+        timed.add(seconds)
 
-    def _timed(self, intercept: str, outcome: Outcome) -> Timed:
-        return self.by_intercept.setdefault((intercept, outcome), Timed())
+    def add_passed(self, intercept: str, count: int) -> None:
+        """So many requests of a port that was this intercept's were not for it."""
+        self._passed[intercept] += count
+
+    def totals(self) -> dict[Outcome, Timed]:
+        """Of all intercepts that there have been, and of requests that are nobody's."""
+        totals = {outcome: Timed() for outcome in Outcome}
+        for outcome, timed in self._ended.items():
+            totals[outcome].merge(timed)
+        for (_, outcome), timed in self._timed.items():
+            totals[outcome].merge(timed)
+        return totals
+
+    def requests(self, intercept: str) -> Requests:
+        """Those on the ports of one intercept (UID) on this node."""
+        found = Requests(self._passed[intercept] + sum(port.passed(intercept) for port in self.ports))
+        for outcome in Outcome:
+            timed = self._timed.get((intercept, outcome))
+            if timed is not None:
+                found.timed[outcome] = timed
+        return found
 
     def forget(self, kept: frozenset[str]) -> None:
         """Drop what belongs to none of these intercepts (UIDs), which are all that there are."""
-        for uid, outcome in [key for key in self.by_intercept if key[0] and key[0] not in kept]:
-            del self.by_intercept[uid, outcome]
-        for key in [key for key in self.statuses if key[0] not in kept]:
-            del self.statuses[key]
+        for uid, outcome in [key for key in self._timed if key[0] not in kept]:
+            self._ended[outcome].merge(self._timed.pop((uid, outcome)))
+        for uid in [uid for uid in self._passed if uid not in kept]:
+            del self._passed[uid]
+
+
+class PortTally:
+    """One port's of one pod."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._nobodys = 0
+        self._before: dict[str, int] = {}  # by intercept: what had passed when it began
+        tally.ports.add(self)
+
+    def record(self, outcome: Outcome, choice: Choice | None, status: int, seconds: float) -> None:
+        """See `Hop.record`."""
+        if choice is None:
+            self._nobodys += 1
+        self._tally.record(outcome, choice, seconds)
+
+    def passed(self, intercept: str) -> int:
+        """Requests that were for nobody's laptop since this intercept began."""
+        before = self._before.get(intercept)
+        return 0 if before is None else self._nobodys - before
+
+    def set_intercepts(self, intercepts: Iterable[str]) -> None:
+        """The port is these intercepts' (UIDs) from now on."""
+        now = set(intercepts)
+        for uid in self._before.keys() - now:
+            self._tally.add_passed(uid, self.passed(uid))
+            del self._before[uid]
+        for uid in now - self._before.keys():
+            self._before[uid] = self._nobodys
+
+    def close(self) -> None:
+        """The port is nobody's any more."""
+        self.set_intercepts(())
+        self._tally.ports.discard(self)

@@ -301,6 +301,18 @@ def test_status_shows_daemon_tunnels_and_intercepts(tproxy: Tproxy, daemon: Fake
     )
 
 
+def test_status_shows_what_became_of_requests(tproxy: Tproxy, daemon: FakeDaemon) -> None:
+    shown = status()
+    requests = {"matched": 12, "passed": 3400, "fallback": 1, "failed": 0, "p50Seconds": 0.0042, "p99Seconds": None}
+    shown["clusters"][0]["intercepts"] = [listed(requests=requests), listed(name="api-1", requests=None)]
+    daemon.answers["/v1/status"] = [{"result": shown}]
+    assert tproxy("status").out.endswith(
+        "\n\n"
+        "REQUESTS   MATCHED   PASSED   FALLBACK   FAILED   P50     P99\n"
+        "web-3f2a   12        3400     1          0        4.2ms   <none>\n"
+    )
+
+
 def test_colour_is_only_added_on_request(tproxy: Tproxy, daemon: FakeDaemon) -> None:
     daemon.answers["/v1/status"] = [{"result": status()}]
     plain = tproxy("status").out

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from tproxy.http.http1 import Http1
 from tproxy.http.matcher import Rules
-from tproxy.http.port import Buffer, Choice, Hop, Matcher, Outcome, Router
+from tproxy.http.port import Buffer, Choice, Hop, Matcher, Router
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 from tproxy.model.match import HeaderMatch, Match
 

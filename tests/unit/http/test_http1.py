@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.http.hop import Talk
 from tproxy.http.matcher import Rules
-from tproxy.http.port import Outcome
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 
 PLAIN = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"

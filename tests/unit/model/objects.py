@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tproxy.model.intercept import Intercept, InterceptPort, NodeState, NodeStatus, PodStatus, Target
 from tproxy.model.match import BaggageMatch, HeaderMatch, Match, MatchKind, PathMatch
+from tproxy.model.pattern import compile_pattern
 from tproxy.model.session import MAX_TTL_SECONDS, MIN_TTL_SECONDS, Session
 
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
@@ -27,6 +28,7 @@ sessions = st.builds(
 )
 
 _tokens = st.from_regex(r"[a-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True)
+compile_pattern(".*")  # what this takes the first time is no example's fault
 patterns = st.sampled_from([".*", "a+", "a.*", "(ada|bob)", "[0-9]+", "(?i)x", "\\w+"])
 header_matches = st.builds(HeaderMatch, _tokens, texts) | st.builds(HeaderMatch, _tokens, patterns, st.just(True))
 baggage_matches = st.builds(BaggageMatch, _tokens, texts) | st.builds(BaggageMatch, _tokens, patterns, st.just(True))

@@ -39,4 +39,5 @@ def test_metrics() -> None:
     source = Path(str(metrics.__file__)).read_text()
     gauges = set(re.findall(r'_gauge\(\s*"(tproxy_[a-z_]+)"', source))
     counters = {f"{name}_total" for name in re.findall(r'_counter\(\s*"(tproxy_[a-z_]+)"', source)}
-    assert cells("## Metrics", 1) == gauges | counters
+    histograms = set(re.findall(r'HistogramMetricFamily\(\s*"(tproxy_[a-z_]+)"', source))
+    assert cells("## Metrics", 1) == gauges | counters | histograms

@@ -8,7 +8,8 @@ from tproxy.http.h2.answers import bad_gateway, grpc_unavailable
 from tproxy.http.h2.patience import Patience
 from tproxy.http.h2.peer import Peer
 from tproxy.http.h2.stream import Half, Parked, Stream
-from tproxy.http.port import Hop, Outcome
+from tproxy.http.port import Hop
+from tproxy.model.figures import Outcome
 
 MAX_STREAMS = 1024
 """Streams that a client may have at a time."""

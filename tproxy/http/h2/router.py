@@ -16,7 +16,8 @@ from tproxy.http.h2.link import Link
 from tproxy.http.h2.peer import Event
 from tproxy.http.h2.stream import MAX_PARKED, Stream, StreamFaultError
 from tproxy.http.h2.upstreams import Upstreams
-from tproxy.http.port import Buffer, Hop, Outcome, Upstream
+from tproxy.http.port import Buffer, Hop, Upstream
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 
 MAX_EARLY = 256 * 1024

@@ -13,7 +13,8 @@ from tproxy.http.exchange import MAX_KEPT
 from tproxy.http.h2 import frames as f
 from tproxy.http.h2.blocks import Head
 from tproxy.http.h2.peer import Peer
-from tproxy.http.port import Choice, Outcome
+from tproxy.http.port import Choice
+from tproxy.model.figures import Outcome
 
 if TYPE_CHECKING:
     from tproxy.http.h2.link import Link

@@ -11,7 +11,8 @@ from tproxy.http.h2.book import Book
 from tproxy.http.h2.link import Link
 from tproxy.http.h2.peer import Event
 from tproxy.http.h2.stream import Item, Stream, StreamFaultError
-from tproxy.http.port import Choice, Hop, Outcome, Upstream
+from tproxy.http.port import Choice, Hop, Upstream
+from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
 
 MAX_TRIES = 3

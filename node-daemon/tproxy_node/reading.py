@@ -165,6 +165,8 @@ class Reading:
             raise _RefusedError(ResetReason.UNREACHABLE, "the container has no running process") from None
         except TooLargeError as error:
             raise _RefusedError(ResetReason.LIMIT, str(error)) from None
+        except PermissionError:
+            raise _RefusedError(ResetReason.DENIED, "the node daemon may not read it without DAC_READ_SEARCH") from None
         except OSError as error:
             raise _RefusedError(ResetReason.INTERNAL, f"cannot read: {error.strerror or error}") from error
 

@@ -19,14 +19,19 @@ from tproxy.lab import cgroup
 from tproxy.lab.volumes import _write
 from tproxy.model.pod import Container
 
+ROOT = Path(__file__).parents[2]
 ID = "c" * 64
 SECRET = "what-only-the-node-may-see"
 
-# In a mount namespace of its own: what the test says, then the container's root, and stay.
+# In a mount namespace of its own: what the test says, then the container's root and user, and stay. A process that
+# changes its user may not be looked into until it is another program, which this one cannot become in its empty root.
 _RUN = """
 echo $$ > "$1/cgroup.procs"
 cd "$2"; eval "$3"
-exec "$4" -c 'import os, signal; os.chroot("."); os.chdir("/"); print("started", flush=True); signal.pause()'
+exec "$4" -c 'import ctypes, os, signal, sys
+prctl = ctypes.CDLL(None).prctl
+os.chroot("."); os.chdir("/"); os.setuid(int(sys.argv[1])); prctl(4, 1, 0, 0, 0)
+print("started", flush=True); signal.pause()' "$5"
 """
 
 
@@ -60,12 +65,12 @@ class Runtime:
             place.touch()
         return f"mount --bind {source.resolve()} {place}\n"
 
-    def start(self, script: str = "", **environment: str) -> None:
+    def start(self, script: str = "", user: int = 0, **environment: str) -> None:
         """Run it."""
         self._group.mkdir(parents=True, exist_ok=True)
         line = ["unshare", "--mount", "--propagation=private", "sh", "-euc", _RUN, "sh"]
         self._process = subprocess.Popen(
-            [*line, str(self._group), str(self.root), script, sys.executable],
+            [*line, str(self._group), str(self.root), script, sys.executable, str(user)],
             stdout=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], **environment},
         )
@@ -113,6 +118,34 @@ def test_the_environment_of_the_first_process(runtime: Runtime, containers: Cont
     runtime.end()
     with pytest.raises(NoProcessError):
         containers.environ(Container("app", id=ID))
+
+
+@pytest.mark.parametrize("extra", ["", ",+dac_read_search"])
+def test_what_belongs_to_another_user_takes_one_more_capability(runtime: Runtime, extra: str) -> None:
+    data = runtime.volumes / "config" / "..data"
+    os.chmod(data / "app.yaml", 0o400)
+    os.chown(data / "app.yaml", 1000, 1000)
+    runtime.start(runtime.mount(), user=1000, COLOUR="green")
+    script = f"""
+from pathlib import Path
+from tproxy_node.containers import Containers
+from tproxy.model.pod import Container
+found = Containers(Path("/proc"))
+container = Container("app", id="{ID}", given=("/etc/config",))
+assert b"COLOUR=green" in found.environ(container)
+assert "/etc/config/app.yaml" in [file.path for file in found.files(container).files]
+"""
+    chosen = f"--bounding-set=-all,+net_admin,+net_raw,+sys_admin,+sys_ptrace{extra}"
+    path = os.pathsep.join(str(ROOT / part) for part in ("", "node-daemon"))
+    done = subprocess.run(
+        ["setpriv", chosen, sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == bool(extra), done.stderr
+    assert extra or "PermissionError" in done.stderr
 
 
 def test_a_large_environment_is_refused(

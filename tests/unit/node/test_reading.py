@@ -137,7 +137,8 @@ def test_containers_that_are_not_there() -> None:
         for error, reason in (
             (NoProcessError(), ResetReason.UNREACHABLE),
             (TooLargeError("too large"), ResetReason.LIMIT),
-            (OSError(13, "Permission denied"), ResetReason.INTERNAL),
+            (OSError(13, "Permission denied"), ResetReason.DENIED),
+            (OSError(5, "Input/output error"), ResetReason.INTERNAL),
         ):
             scene.told.error = error
             assert await scene.answer("environ") is reason

@@ -120,12 +120,19 @@ class FilesDirectory:
         parents: set[Path] = set()
         for name in names:
             target = self.path / name
+            if self._leads_elsewhere(target.parent):
+                continue
             with suppress(FileNotFoundError, NotADirectoryError):
                 target.unlink()
             parents.update(self.path / parent for parent in Path(name).parents if parent != Path("."))
         for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):
                 parent.rmdir()
+
+    def _leads_elsewhere(self, directory: Path) -> bool:
+        """Whether somebody has put a link into our directory through which its files would be somebody else's."""
+        below = directory.relative_to(self.path)
+        return any((self.path / part).is_symlink() for part in [below, *below.parents] if part != Path("."))
 
     def _load(self) -> tuple[list[str], bool]:
         try:

@@ -8,6 +8,7 @@ once, rules are left that catch nothing: their lease runs out. The next `tproxy 
            ──▶ {"alive": {}}                                 a renewal of the lease, every second
            ──▶ {"change": {"add": [CIDR], "delete": [CIDR]}}
            ──▶ {"dns": {"servers": [ADDRESS]}}
+           ──▶ {"resolved": {"domains": [[NAME, BOOL]]}}     ◀── {"resolved": BOOL}: whether systemd-resolved is there
            ──▶ {"verdict": [NUMBER, NAME or null]}           on a packet that waits in the queue
            ──▶ {"family": N, "kind": N, "count": N}          ◀── {} and that many sockets, outside of what is caught
 
@@ -25,7 +26,7 @@ import sys
 from typing import Any, NoReturn
 
 from tproxy.capture import queue
-from tproxy_cli.connect import kernel
+from tproxy_cli.connect import kernel, resolved
 from tproxy_cli.connect.codes import FAILED, IN_USE, NO_IPTABLES, NOT_POSSIBLE
 from tproxy_cli.connect.kernel import Kernel, KernelError
 from tproxy_cli.connect.layout import QUEUE, VERDICTS, Network
@@ -49,6 +50,12 @@ class Worker:
         self._daemon = daemon
         self._kernel = Kernel()
         self._queue: socket.socket | None = None
+        self.link: resolved.Resolved | None = None
+
+    def close(self) -> None:
+        """Give up what goes with this process anyway, in good order."""
+        if self.link is not None:
+            self.link.close()
 
     def begin(self) -> None:
         """Install, and hand out the sockets. Raises KernelError, OSError, Nonsense."""
@@ -85,10 +92,23 @@ class Worker:
                 self._kernel.change(kernel.networks(add, MOST_AT_ONCE), kernel.networks(delete, MOST_AT_ONCE))
             case {"dns": {"servers": servers}}:
                 self._kernel.catch_dns(_servers(servers))
+            case {"resolved": {"domains": texts}}:
+                self._route_names(resolved.domains(texts))
             case {"family": int(family), "kind": int(kind), "count": int(count)} if 0 < count <= MOST_SOCKETS:
                 self._make(family, kind, count)
             case _:
                 raise Nonsense(", ".join(str(key)[:16] for key in list(message)[:4]))
+
+    def _route_names(self, domains: list[resolved.Domain]) -> None:
+        there = True
+        try:
+            self.link = self.link or resolved.Resolved()
+            self.link.route(domains)
+        except OSError as error:
+            there = False
+            if self.link is not None or not isinstance(error, FileNotFoundError):
+                print(f"tproxy: {error}", file=sys.stderr)
+        packets.send(self._daemon, {"resolved": there})
 
     def _decide(self, number: int, verdict: object) -> None:
         if verdict is not None and verdict not in VERDICTS:
@@ -124,8 +144,8 @@ def _servers(texts: object) -> list[Network]:
 def _work(daemon: socket.socket, ready: int) -> int:
     """The process that works: exit status. `ready` is told when all is installed; nothing, if it could not be."""
     guard = _guard(daemon, ready)
+    worker = Worker(daemon)
     try:
-        worker = Worker(daemon)
         worker.begin()
         os.write(ready, b"1")
         os.close(ready)
@@ -134,7 +154,7 @@ def _work(daemon: socket.socket, ready: int) -> int:
             worker.serve(guard)
             os.close(guard)
             os.wait()
-            guard = _guard(daemon)
+            guard = _guard(daemon, *((worker.link.descriptor,) if worker.link is not None else ()))
     except ConnectionError:
         return 0
     except (KernelError, OSError, ValueError, Nonsense) as error:
@@ -142,6 +162,8 @@ def _work(daemon: socket.socket, ready: int) -> int:
         with contextlib.suppress(OSError):
             packets.send(daemon, {"failed": str(error)[:512]})
         return FAILED
+    finally:
+        worker.close()
 
 
 def _guard(*not_for_it: socket.socket | int) -> int:

@@ -11,6 +11,7 @@ from tproxy.dns import wire
 from tproxy.model.flow import Address
 from tproxy.tasks import Tasks
 from tproxy_cli.connect.layout import DNS_PORT, Network
+from tproxy_cli.connect.resolved import SERVER
 from tproxy_cli.daemon.hostwide.link import HelperLink
 from tproxy_cli.daemon.hostwide.names import HostNames
 from tproxy_cli.daemon.outbound.port import Outbound
@@ -30,7 +31,27 @@ class Caught(Places):
         return not ipaddress.ip_address(host).is_loopback
 
 
-IsResolver = Callable[[Address], bool]
+class Answering:
+    """Who answers DNS to an address: `all_names` for the laptop's resolvers, which `servers` are, `clusters` for that
+    which systemd-resolved has of us."""
+
+    def __init__(self, servers: Callable[[], frozenset[str]], all_names: HostNames, clusters: HostNames) -> None:
+        self._servers = servers
+        self._all = all_names
+        self._clusters = clusters
+
+    def at(self, destination: Address) -> HostNames | None:
+        """None where it is no DNS that we answer."""
+        if destination.port != DNS_PORT:
+            return None
+        if destination.host == SERVER:
+            return self._clusters
+        return self._all if destination.host in self._servers() else None
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._all.close()
+        await self._clusters.close()
 
 
 class HostConnections(Connections):
@@ -39,20 +60,18 @@ class HostConnections(Connections):
     def __init__(
         self,
         outbound: Outbound,
-        names: HostNames,
-        is_resolver: IsResolver,
+        names: Answering,
         link: HelperLink,
         on_failure: OnFailure,
     ) -> None:
         super().__init__(Caught(outbound), on_failure)
         self._link = link
         self._names = names
-        self._is_resolver = is_resolver
         self._asking = Tasks("dns")
 
     def consider(self, asked: Asked) -> None:
         """Somebody asks to connect: DNS is answered here, so that is always possible."""
-        if self._is_resolver(asked.destination):
+        if self._names.at(asked.destination) is not None:
             self.answer(asked.number, Mark.OPEN)
         else:
             super().consider(asked)
@@ -63,16 +82,16 @@ class HostConnections(Connections):
 
     def accepted(self, sock: socket.socket, flow: Flow) -> None:
         """DNS is answered here; who came to our port by its own address is nobody."""
-        if self._is_resolver(flow[1]):
-            self._asking.start(self._ask(sock), "connection")
+        if (names := self._names.at(flow[1])) is not None:
+            self._asking.start(self._ask(sock, names), "connection")
         elif ipaddress.ip_address(flow[1].host).is_loopback:
             sock.close()
         else:
             super().accepted(sock, flow)
 
-    async def _ask(self, sock: socket.socket) -> None:
+    async def _ask(self, sock: socket.socket, names: HostNames) -> None:
         async with asyncio.timeout(DNS_SECONDS):
-            await self._names.server.client(*await asyncio.open_connection(sock=sock))
+            await names.server.client(*await asyncio.open_connection(sock=sock))
 
     async def close(self) -> None:
         """Close the sockets and reset what is open."""
@@ -83,16 +102,15 @@ class HostConnections(Connections):
 class HostDatagrams(Datagrams):
     """UDP."""
 
-    def __init__(self, outbound: Outbound, names: HostNames, is_resolver: IsResolver, link: HelperLink) -> None:
+    def __init__(self, outbound: Outbound, names: Answering, link: HelperLink) -> None:
         super().__init__(Caught(outbound), link)
         self._names = names
-        self._is_resolver = is_resolver
         self._asking = Tasks("dns")
 
     async def far(self, flow: DatagramFlow, destination: Address) -> Far:
         """The far side of a new flow. Raises OSError."""
-        if self._is_resolver(destination):
-            return _Answers(flow, self._names, self._asking)
+        if (names := self._names.at(destination)) is not None:
+            return _Answers(flow, names, self._asking)
         if ipaddress.ip_address(destination.host).is_loopback:
             raise OSError("sent to our own socket")
         return await super().far(flow, destination)
@@ -128,11 +146,6 @@ class _Answers:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def is_resolver_of(servers: Callable[[], frozenset[str]]) -> IsResolver:
-    """Tells what is DNS to one of these servers."""
-    return lambda destination: destination.port == DNS_PORT and destination.host in servers()
 
 
 def within(address: str, networks: tuple[Network, ...]) -> bool:

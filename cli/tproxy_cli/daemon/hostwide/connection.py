@@ -13,11 +13,12 @@ from tproxy.dns.forward import LaptopResolvers
 from tproxy.model.flow import Address, ResetReason
 from tproxy.tasks import Tasks
 from tproxy_cli.connect.layout import Network
+from tproxy_cli.connect.resolved import SERVER
 from tproxy_cli.daemon.hostwide import conflicts
-from tproxy_cli.daemon.hostwide.catching import HostConnections, HostDatagrams, is_resolver_of, within
+from tproxy_cli.daemon.hostwide.catching import Answering, HostConnections, HostDatagrams, within
 from tproxy_cli.daemon.hostwide.conflicts import Conflict
 from tproxy_cli.daemon.hostwide.link import HelperLink
-from tproxy_cli.daemon.hostwide.names import HostNames
+from tproxy_cli.daemon.hostwide.names import HostNames, domains
 from tproxy_cli.daemon.outbound.addresses import ClusterAddresses
 from tproxy_cli.daemon.outbound.way import Way
 
@@ -27,6 +28,9 @@ RESOLVERS_SECONDS = 2.0
 """How soon another network's resolvers are seen in resolv.conf."""
 
 CONFLICT_SECONDS = 30.0
+STUBS = ("127.0.0.53", "127.0.0.54")
+"""Where systemd-resolved answers programs, which needs not be caught when it asks us itself."""
+
 MOST_REFUSALS = 10
 """Denied destinations that `status` shows."""
 
@@ -54,10 +58,10 @@ class Connection:
         self._link = HelperLink(sock, on_gone)
         self._laptop = LaptopResolvers(make=self._link.socket)
         self._servers: frozenset[str] = frozenset()
-        self._names = HostNames(way, self._laptop)
-        is_resolver = is_resolver_of(lambda: self._servers)
-        self._connections = HostConnections(way, self._names, is_resolver, self._link, self._failed)
-        self._datagrams = HostDatagrams(way, self._names, is_resolver, self._link)
+        self.resolved = False
+        self._names = Answering(lambda: self._servers, HostNames(way, self._laptop), HostNames(way, None))
+        self._connections = HostConnections(way, self._names, self._link, self._failed)
+        self._datagrams = HostDatagrams(way, self._names, self._link)
         self._refusals: deque[str] = deque(maxlen=MOST_REFUSALS)
         self._tasks = Tasks("connect")
 
@@ -71,6 +75,8 @@ class Connection:
         self._addresses.listeners.append(self._changed)
         for address in self._addresses.all():
             self._changed(address, True)
+        namespace = self.way.origin.partition("/")[0]
+        self.resolved = await self._link.route_names(await domains(self.way, namespace, self._laptop))
         self._tasks.start(self._follow_resolvers(), "resolvers")
         await self._look_for_conflicts()
         self._tasks.start(self._follow_conflicts(), "conflicts")
@@ -86,6 +92,7 @@ class Connection:
             "alsoProxy": [str(one) for one in self._also],
             "neverProxy": [str(one) for one in self._never],
             "resolvers": sorted(self._servers),
+            "resolved": self.resolved,
             "connections": self._connections.count,
             "flows": self._datagrams.count,
             "conflicts": [{"message": str(one), "remedy": one.remedy} for one in self.conflicts],
@@ -115,6 +122,8 @@ class Connection:
     async def _follow_resolvers(self) -> None:
         while True:
             servers = frozenset(catchable(self._laptop.configuration.nameservers or ("127.0.0.1",)))
+            if self.resolved:
+                servers = servers - set(STUBS) | {SERVER}
             if servers != self._servers:
                 self._servers = servers
                 self._link.catch_dns(sorted(servers))

@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tproxy.errors import TproxyError
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 1.0
 READY_SECONDS = 15.0
+RESOLVED_SECONDS = 15.0
 MOST_AT_ONCE = 1000
 READY_SOCKETS = 8
 """Sockets of a kind that are kept at hand, once the first has been asked for."""
@@ -40,6 +41,7 @@ class HelperLink:
         self._asked: deque[tuple[tuple[int, int], asyncio.Future[None]]] = deque()
         self._asking: dict[tuple[int, int], asyncio.Future[None]] = {}
         self._closed = self._leaving = False
+        self._resolved: asyncio.Future[bool] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._tasks = Tasks("helper")
         self._loop.add_reader(sock, self._read)
@@ -61,6 +63,17 @@ class HelperLink:
         """Catch an address or a network, or no more."""
         self._changes[address] = caught
         self._work.set()
+
+    async def route_names(self, domains: Sequence[tuple[str, bool]]) -> bool:
+        """Have systemd-resolved ask here for names below these domains; whether it is there to do so."""
+        self._resolved = self._loop.create_future()
+        self._requests.append({"resolved": {"domains": [list(one) for one in domains]}})
+        self._work.set()
+        try:
+            async with asyncio.timeout(RESOLVED_SECONDS):
+                return await self._resolved
+        except TimeoutError:
+            return False
 
     def verdict(self, number: int, name: str | None) -> None:
         """Decide about a packet that waits in the queue; without a name it is dropped."""
@@ -150,6 +163,9 @@ class HelperLink:
                 self._end(f"the root helper: {message['failed']}")
             elif "ready" in message:
                 self._ready.set_result(dict(zip(message["ready"]["sockets"], made, strict=True)))
+            elif "resolved" in message:
+                if self._resolved is not None and not self._resolved.done():
+                    self._resolved.set_result(message["resolved"] is True)
             elif self._asked:
                 self._take(made)
 
@@ -174,6 +190,8 @@ class HelperLink:
         for made in self._made.values():
             while made:
                 made.popleft().close()
+        if self._resolved is not None and not self._resolved.done():
+            self._resolved.set_result(False)
         if not self._ready.done():
             if told:
                 self._ready.set_exception(TproxyError(why, "see what it printed"))

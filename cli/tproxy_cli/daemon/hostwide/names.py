@@ -1,20 +1,22 @@
 """Names for every program of the laptop: the cluster's from the cluster, all others from the laptop's own resolvers."""
 
-import logging
-
 from tproxy.dns import alias, wire
 from tproxy.dns.choice import Authority, Choice
 from tproxy.dns.forward import LaptopResolvers
 from tproxy.dns.server import DnsServer
 from tproxy_cli.daemon.outbound.way import Way
 
-log = logging.getLogger(__name__)
+SOA = 6
 
 
 class HostNames:
-    """Answers queries that were meant for the laptop's resolvers; `server` does so on TCP connections and messages."""
+    """Answers queries that were meant for the laptop's resolvers; `server` does so on TCP connections and messages.
 
-    def __init__(self, way: Way, laptop: LaptopResolvers) -> None:
+    Without `laptop` what is not the cluster's does not exist: systemd-resolved asks others for that, and asked again it
+    would come back here.
+    """
+
+    def __init__(self, way: Way, laptop: LaptopResolvers | None) -> None:
         self.server = DnsServer(self._ask)
         self._way = way
         self._laptop = laptop
@@ -30,11 +32,27 @@ class HostNames:
             # A name that the cluster does not have after all may be the laptop's.
             if wire.rcode(answer) != wire.NXDOMAIN:
                 return alias.renamed(query, answer)
-        choice = Choice(self._way.resolv_conf, self._laptop.configuration.search, self._way.owns)
+        search = self._laptop.configuration.search if self._laptop is not None else ()
+        choice = Choice(self._way.resolv_conf, search, self._way.owns)
         match choice.of(asked):
-            case Authority.NOBODY:
-                return wire.answer_without_records(query, wire.NXDOMAIN)
             case Authority.CLUSTER:
                 return await self._way.query(query)
-            case Authority.LAPTOP:
+            case Authority.LAPTOP if self._laptop is not None:
                 return await self._laptop.query(query, tcp)
+        return wire.answer_without_records(query, wire.NXDOMAIN)
+
+
+async def domains(way: Way, namespace: str, laptop: LaptopResolvers) -> list[tuple[str, bool]]:
+    """What systemd-resolved is to ask here for, and whether that is only to be routed, not searched.
+
+    `web.NAMESPACE` works too unless that is the name of a domain of the Internet's.
+    """
+    search = [(domain, False) for domain in way.resolv_conf.search if domain.startswith(f"{namespace}.svc.")]
+    routed = [(way.resolv_conf.cluster_domain, True), ("svc", True)]
+    try:
+        answer = await laptop.query(wire.make_query(namespace, SOA), False)
+        if wire.rcode(answer) == wire.NXDOMAIN:
+            routed.append((namespace, True))
+    except (OSError, wire.MalformedError):
+        pass  # who cannot be asked has nothing there that would be missed
+    return [*search, *routed]

@@ -73,7 +73,7 @@ def test_where_a_container_sees_them() -> None:
             {"name": "v", "mountPath": "/etc/config/"},
             {"name": "v", "mountPath": "/srv/one", "subPath": "a"},
             {"name": "v", "mountPath": "/srv/deep", "subPathExpr": "$(WHERE)"},
-            {"name": "scratch", "mountPath": "/tmp"},
+            {"name": "scratch", "mountPath": "/srv/scratch"},
         ],
     }
     filled = {"v": {"a": Entry(b"1"), "sub/x": Entry(b"2", 0o755)}}

@@ -1,4 +1,4 @@
-"""`tproxy connect` where systemd-resolved answers the laptop's programs: the cluster's domains are its alone to ask for.
+"""`tproxy connect` where systemd-resolved answers the laptop's programs: it asks us for the cluster's domains alone.
 
 A real systemd-resolved and a bus of its own run on the laptop of the lab.
 """

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from tproxy_cli.client import Daemon
 from tproxy_cli.run.launch import Launch, Wanted
 from tproxy_cli.ui.console import Console
 
@@ -13,7 +14,7 @@ def main() -> int:
     split = sys.argv.index("--")
     options, words = sys.argv[1:split], sys.argv[split + 1 :]
     publish = [(int(one.partition(":")[0]), int(one.partition(":")[2])) for one in options]
-    launch = Launch(Console(), Wanted({}, None, publish))
+    launch = Launch(Console(), Daemon(), Wanted({}, None, publish))
     try:
         return launch.run(words, os.environ)
     except TproxyError as error:

@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import os
 import resource
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ MACOS_DESCRIPTORS = 10240
 def main() -> int:
     """Be the daemon; the exit status."""
     os.umask(0o077)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # `tproxy run`, which may have started us, blocks some
     try:
         lock = _lock()
         try:

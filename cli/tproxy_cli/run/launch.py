@@ -1,48 +1,36 @@
 """A run from the command line's side, from nothing to the command's exit status.
 
-command line ──fork──▶ process inside: namespaces, rules, sockets        while the daemon opens a way into the cluster
-             ◀── descriptors ──┘
-             ──▶ daemon: the sockets
-             ──fork──▶ the command, in the namespaces
+    command line ──fork──▶ process inside: namespaces, rules, sockets       while the daemon opens a way to the cluster
+                 ◀── descriptors ──┘
+                 ──▶ daemon: the sockets
+                 ──fork──▶ the command, in the namespaces
+
+The command line keeps the sockets as well: a daemon that dies is started anew and is given them again.
 """
 
 import os
-import secrets
+import queue
 import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tproxy.errors import TproxyError
 from tproxy.netns.userns import Namespaces
-from tproxy.version import VERSION
 from tproxy_cli import paths
 from tproxy_cli.client import Daemon
 from tproxy_cli.run import inside, mounts, packets, restricted
 from tproxy_cli.run.command import Command, find
+from tproxy_cli.run.conversation import Conversation, Wanted
 from tproxy_cli.run.packets import Json
 from tproxy_cli.ui.console import Console
 
-OPEN_SECONDS = 60.0
-"""How long the daemon may be silent while it opens a way into the cluster."""
+__all__ = ["Wanted", "run_command"]
 
 SET_UP_SECONDS = 20.0
-END_SECONDS = 10.0
-"""How long the daemon may take to give up what belonged to the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a person asked for, in the daemon's form."""
-
-    cluster: Json
-    target: str | None
-    publish: Sequence[tuple[int, int]] = ()
-    also: Sequence[str] = ()
-    never: Sequence[str] = ()
-    id: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 @dataclass(slots=True)
@@ -55,21 +43,23 @@ class _Made:
 
 
 class Launch:
-    """One run. `scratch` is a directory that mounts in the run's namespace hide."""
+    """One run."""
 
-    def __init__(self, console: Console, wanted: Wanted) -> None:
+    def __init__(self, console: Console, daemon: Daemon, wanted: Wanted) -> None:
         self._console = console
+        self._daemon = daemon
         self._wanted = wanted
         self._inside, theirs = packets.pair()
         self._factory, factory = packets.pair()
-        scratch = paths.runtime_dir() / "inside"
+        scratch = paths.runtime_dir() / "inside"  # what is mounted there is seen by this run alone
         scratch.mkdir(mode=0o700, exist_ok=True)
         self._pid = os.fork()
         if not self._pid:
             inside.become((theirs, factory), str(scratch))
         theirs.close()
         factory.close()
-        self._door: socket.socket | None = None
+        self._words: Sequence[str] = ()
+        self._conversation: Conversation | None = None
         self._made: _Made | None = None
 
     def run(
@@ -83,10 +73,12 @@ class Launch:
         `prepare` is called when everything else is ready.
         """
         path = find(words[0], environment)
-        opened = self._open(words)
+        self._words = words
+        self._conversation = conversation = Conversation(self._console)
+        opened = conversation.open(self._wanted, words)
         self._made = made = self._receive_made()
         self._mount(opened["resolvConf"])
-        self._serve(made)
+        conversation.serve(made.sockets, made.descriptors, self._factory.fileno())
         prepare()
         self._console.clear()
         command = Command()
@@ -103,73 +95,9 @@ class Launch:
         if self._made is not None:
             inside.end_all(self._made.namespaces)  # that process may have been killed before it could
             packets.close([*self._made.namespaces.descriptors, *self._made.descriptors])
-        if self._door is not None:
-            try:
-                packets.send(self._door, {"end": {}})
-                self._answer("ended", END_SECONDS)
-            except (OSError, TproxyError):
-                pass  # a daemon that is gone gives up everything as well
-            self._door.close()
-
-    # The daemon
-
-    def _open(self, words: Sequence[str]) -> Json:
-        wanted = self._wanted
-        self._door = door = connect_door()
-        packets.send(
-            door,
-            {
-                "open": {
-                    "id": wanted.id,
-                    "version": VERSION,
-                    "cluster": wanted.cluster,
-                    "target": wanted.target,
-                    "publish": [list(one) for one in wanted.publish],
-                    "alsoProxy": list(wanted.also),
-                    "neverProxy": list(wanted.never),
-                    "pid": os.getpid(),
-                    "command": " ".join(words)[:256],
-                }
-            },
-        )
-        return self._answer("opened", OPEN_SECONDS)
-
-    def _serve(self, made: _Made) -> None:
-        assert self._door is not None  # noqa: S101
-        packets.send(
-            self._door, {"serve": {"sockets": list(made.sockets)}}, [*made.descriptors, self._factory.fileno()]
-        )
-        self._answer("serving", SET_UP_SECONDS)
-
-    def _answer(self, expected: str, seconds: float) -> Json:
-        """The daemon's answer of that kind. Raises the error that it answered instead."""
-        assert self._door is not None  # noqa: S101
-        self._door.settimeout(seconds)
-        while True:
-            try:
-                received = packets.receive(self._door)
-            except TimeoutError as error:
-                raise TproxyError(
-                    f"the tproxy daemon has not answered for {seconds:g} s",
-                    f"its log says more: `tail {paths.log_path()}`",
-                ) from error
-            if received is None:
-                raise TproxyError("the tproxy daemon has ended", f"its log says why: `tail {paths.log_path()}`")
-            message, descriptors = received
-            packets.close(descriptors)
-            if expected in message:
-                return dict(message[expected])
-            self._heard(message)
-
-    def _heard(self, message: Json) -> None:
-        """News of the daemon. Raises its error."""
-        if "error" in message:
-            error = message["error"]
-            raise TproxyError(error["message"], error["hint"], error["exitCode"])
-        if "progress" in message:
-            self._console.progress(message["progress"])
-        if "warn" in message:
-            self._console.warn(message["warn"]["message"], message["warn"]["hint"])
+        self._factory.close()
+        if self._conversation is not None:
+            self._conversation.end()
 
     # The process inside
 
@@ -197,44 +125,69 @@ class Launch:
             raise restricted.explain(message["error"]["step"], message["error"]["errno"])
         return message, descriptors
 
-    # The command
+    # While the command runs
 
     def _wait(self, command: Command) -> int:
-        assert self._door is not None  # noqa: S101
+        back: queue.SimpleQueue[Conversation] = queue.SimpleQueue()
+        woken, wake = socket.socketpair()
         poll = select.poll()
-        for one in (command, self._door, self._inside):
+        for one in (command, self._inside, woken, self._conversation):
+            assert one is not None  # noqa: S101
             poll.register(one, select.POLLIN)
         patience: float | None = None
-        while True:
-            ready = poll.poll(patience)
-            if not ready:
-                command.kill(signal.SIGKILL)
-            for descriptor, _ in ready:
-                if descriptor == command.fileno():
-                    if (status := command.handle()) is not None:
-                        return status
-                elif descriptor == self._door.fileno():
-                    if not self._news():
-                        poll.unregister(self._door)
-                else:
+        with woken, wake:
+            while True:
+                ready = {descriptor for descriptor, _ in poll.poll(patience)}
+                if not ready:
+                    command.kill(signal.SIGKILL)
+                if command.fileno() in ready and (status := command.handle()) is not None:
+                    return status
+                if self._inside.fileno() in ready:
                     poll.unregister(self._inside)
                     self._console.warn("somebody has ended the process that keeps the command's network")
                     command.kill(signal.SIGTERM)
                     patience = inside.TERM_SECONDS * 1000
+                conversation = self._conversation
+                if conversation is not None and conversation.fileno() in ready and not conversation.news():
+                    poll.unregister(conversation)
+                    self._conversation = None
+                    conversation.close()
+                    self._lost(conversation, back, wake)
+                if woken.fileno() in ready:
+                    woken.recv(1)
+                    self._conversation = back.get()
+                    poll.register(self._conversation, select.POLLIN)
 
-    def _news(self) -> bool:
-        """What the daemon has to say; whether it is still there."""
-        assert self._door is not None  # noqa: S101
+    def _lost(self, conversation: Conversation, back: "queue.SimpleQueue[Conversation]", wake: socket.socket) -> None:
+        """The daemon has ended. Unless that was somebody's wish a new one takes over, which may take a while."""
+        if conversation.dismissed:
+            self._console.warn(
+                "`tproxy quit` has ended the daemon: the command has no network any more", "start the command again"
+            )
+            return
+
+        def attach() -> None:
+            try:
+                back.put(self._attach())
+                wake.send(b"!")
+            except (TproxyError, OSError) as error:
+                self._console.warn(f"the tproxy daemon has died, and another one cannot take over: {error}")
+
+        self._console.warn("the tproxy daemon has died; another one takes over, open connections are lost")
+        threading.Thread(target=attach, daemon=True).start()
+
+    def _attach(self) -> Conversation:
+        """Give everything to a new daemon. Raises TproxyError."""
+        assert self._made is not None  # noqa: S101
+        self._daemon.ensure_running()
+        conversation = Conversation(self._console)
         try:
-            received = packets.receive(self._door)
-        except OSError:
-            received = None
-        if received is None:
-            self._console.warn("the tproxy daemon has ended: the command has no network any more")
-            return False
-        packets.close(received[1])
-        self._heard(received[0])
-        return True
+            conversation.open(self._wanted, self._words)
+            conversation.serve(self._made.sockets, self._made.descriptors, self._factory.fileno())
+        except BaseException:
+            conversation.close()
+            raise
+        return conversation
 
 
 def run_command(
@@ -251,25 +204,11 @@ def run_command(
         )
     find(words[0], os.environ)  # before anything is made or asked
     daemon.ensure_running()
-    launch = Launch(console, wanted)
+    launch = Launch(console, daemon, wanted)
     try:
         return launch.run(words, os.environ, prepare)
     finally:
         launch.close()
-
-
-def connect_door() -> socket.socket:
-    """A connection to the daemon's door. Raises TproxyError."""
-    path = paths.run_socket_path()
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        door.connect(str(path))
-    except OSError as error:
-        door.close()
-        raise TproxyError(
-            f"cannot reach the tproxy daemon at {path}: {error.strerror}", "`tproxy quit`, then run the command again"
-        ) from error
-    return door
 
 
 def _read(path: str) -> str:

@@ -7,6 +7,7 @@ One connection is one run, and the run lives as long as the connection:
     command line ──▶ {"serve": {...}} and descriptors        sockets of its namespaces
                  ◀── {"serving": {}}                         the command may start
                  ◀── {"warn": {...}}*                        meanwhile
+                 ◀── {"bye": {}}                             the daemon is told to end
     command line ──▶ {"end": {}}
                  ◀── {"ended": {...}}                        what belonged to it has been given up
 
@@ -111,7 +112,7 @@ class Door:
 
     def __init__(self, listener: socket.socket, serve: Serve) -> None:
         self._serve = serve
-        self._clients = 0
+        self._clients: set[Client] = set()
         self._tasks = Tasks("runs")
         self._loop = asyncio.get_running_loop()
         self._listener = listener
@@ -119,9 +120,11 @@ class Door:
         self._loop.add_reader(self._listener, self._accept)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, having said so."""
         self._loop.remove_reader(self._listener)
         self._listener.close()
+        for client in self._clients:
+            client.send({"bye": {}})
         await self._tasks.close()
 
     def _accept(self) -> None:
@@ -136,9 +139,9 @@ class Door:
         self._tasks.start(self._client(Client(sock)), "run")
 
     async def _client(self, client: Client) -> None:
-        self._clients += 1
+        self._clients.add(client)
         try:
-            if self._clients > MOST_RUNS:
+            if len(self._clients) > MOST_RUNS:
                 raise TproxyError(f"there are {MOST_RUNS} runs already", "end some of them: `tproxy status` shows them")
             await self._serve(client)
         except GoneError:
@@ -149,5 +152,5 @@ class Door:
             log.exception("a run ended unexpectedly")
             client.send({"error": {"message": f"internal error: {error}", "hint": "", "exitCode": 1}})
         finally:
-            self._clients -= 1
+            self._clients.discard(client)
             client.close()

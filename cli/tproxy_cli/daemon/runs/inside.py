@@ -69,10 +69,14 @@ class Inside:
                 self._end()
                 return
             made = [socket.socket(fileno=descriptor) for descriptor in received[1]]
-            wanted, coming = self._asked.popleft()
-            self._asking.pop(wanted, None)
             for one in made:
                 one.setblocking(False)
+            if not self._asked:  # an answer to an earlier daemon
+                for one in made:
+                    one.close()
+                continue
+            wanted, coming = self._asked.popleft()
+            self._asking.pop(wanted, None)
             self._ready.setdefault(wanted, deque()).extend(made)
             if made:
                 coming.set_result(None)

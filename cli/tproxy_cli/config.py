@@ -23,6 +23,7 @@ DEFAULTS: Mapping[str, Any] = {
     "on-disconnect": "fallback",
     "probes": "app",
     "progress": "auto",
+    "proxy-protocol": None,
     "timeout": 60,
     "verbose": False,
 }

@@ -19,6 +19,7 @@ _KINDS = {
     "Pod": ("po", "pod", "pods"),
     "Service": ("svc", "service", "services"),
 }
+PROTOCOLS = ("TCP", "UDP")
 _KIND_OF = {alias: kind for kind, aliases in _KINDS.items() for alias in aliases}
 _CUSTOM_KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -34,10 +35,14 @@ class TargetQuery:
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """A port of the laptop and the pod's port it stands for: a number, a name, or None for "the obvious one"."""
+    """A port of the laptop and the pod's port it stands for: a number, a name, or None for "the obvious one".
+
+    `protocol` None means what the port is declared as, and TCP where that leaves a choice.
+    """
 
     local: int
     remote: int | str | None = None
+    protocol: str | None = None
 
 
 def parse_target(text: str) -> TargetQuery:
@@ -78,16 +83,20 @@ def matches(target: Target, pod: Pod, chain: Iterable[tuple[str, str]], services
 
 
 def parse_ports(text: str) -> PortMapping:
-    """Read `3000`, `3000:8080` or `3000:http`; `InvalidError` on anything else."""
-    left, colon, right = text.partition(":")
+    """Read `3000`, `3000:8080` or `3000:http`, each also with `/udp` or `/tcp`; `InvalidError` on anything else."""
+    ports, slash, protocol = text.partition("/")
+    if slash and protocol not in ("tcp", "udp"):
+        raise _bad_port(text)
+    wanted = protocol.upper() or None
+    left, colon, right = ports.partition(":")
     if not colon:
-        return PortMapping(_number(left, text))
+        return PortMapping(_number(left, text), protocol=wanted)
     if right.isdecimal():
-        return PortMapping(_number(left, text), _number(right, text))
+        return PortMapping(_number(left, text), _number(right, text), wanted)
     # A name has a letter: digits and hyphens alone are more likely a slip of the finger.
     if _PORT_NAME.fullmatch(right) is None or not any(char.isalpha() for char in right):
         raise _bad_port(text)
-    return PortMapping(_number(left, text), right)
+    return PortMapping(_number(left, text), right, wanted)
 
 
 def _number(digits: str, text: str) -> int:
@@ -99,20 +108,25 @@ def _number(digits: str, text: str) -> int:
 def _bad_port(text: str) -> InvalidError:
     return InvalidError(
         f"{quote(text)} is not a port mapping",
-        hint="write LOCAL or LOCAL:REMOTE, as in `--port 3000`, `--port 3000:8080` or `--port 3000:http`",
+        hint="write LOCAL or LOCAL:REMOTE, as in `--port 3000`, `--port 3000:8080`, `--port 3000:http` or"
+        " `--port 5353:53/udp`",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A TCP port that can be asked for by name or number, and the pod's port numbers behind it."""
+    """A port that can be asked for by name or number, and the pod's port numbers behind it."""
 
-    number: int
+    port: InterceptPort
     names: frozenset[str]
     targets: frozenset[int]
 
+    @property
+    def number(self) -> int:
+        return self.port.port
+
     def __str__(self) -> str:
-        return str(self.number) + "".join(f" ({name})" for name in sorted(self.names))
+        return str(self.port) + "".join(f" ({name})" for name in sorted(self.names))
 
 
 def resolve_ports(
@@ -127,17 +141,32 @@ def resolve_ports(
     offers = (_service_offers(service, pods) if service is not None else []) or _container_offers(pods)
     if not mappings:
         raise _no_mapping(offers)
-    resolved: dict[int, int] = {}
+    resolved: dict[InterceptPort, int] = {}
     for mapping in mappings:
         for port in sorted(_find(mapping, offers)):
             if port in resolved:
                 raise InvalidError(f"port {port} of the pod is mapped twice", hint="give each port of the pod once")
             resolved[port] = mapping.local
-    return [(local, InterceptPort(port)) for port, local in resolved.items()]
+    return [(local, port) for port, local in resolved.items()]
 
 
-def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
+def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[InterceptPort]:
     """The pod's ports that `mapping` means."""
+    for protocol in (mapping.protocol,) if mapping.protocol else PROTOCOLS:
+        of_protocol = [offer for offer in offers if offer.port.protocol == protocol]
+        if numbers := _find_among(mapping, of_protocol):
+            return frozenset(InterceptPort(number, protocol) for number in numbers)
+    wanted = mapping.local if mapping.remote is None else mapping.remote
+    # Nobody has to declare a port, least of all of the other protocol.
+    protocol = mapping.protocol or "TCP"
+    declared = [offer for offer in offers if mapping.protocol in (None, offer.port.protocol)]
+    if declared or not isinstance(wanted, int):
+        raise _no_such_port(mapping, wanted, offers)
+    return frozenset({InterceptPort(wanted, protocol)})
+
+
+def _find_among(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
+    """Among the ports of one protocol; none if there is no such one."""
     if mapping.remote is None and len(offers) == 1:
         found = list(offers)
         wanted: int | str = offers[0].number
@@ -147,12 +176,8 @@ def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
         found = [offer for offer in offers if wanted == offer.number or wanted in offer.names]
         if not found and isinstance(wanted, int) and any(wanted in offer.targets for offer in offers):
             return frozenset({wanted})
-    if not found:
-        if not offers and isinstance(wanted, int):
-            return frozenset({wanted})
-        raise _no_such_port(mapping, wanted, offers)
     targets = frozenset[int]().union(*(offer.targets for offer in found))
-    if not targets:
+    if found and not targets:
         raise InvalidError(
             f"port {wanted} of the Service points to a named port that none of its pods has",
             hint="give the number of the pod's port",
@@ -161,8 +186,8 @@ def _find(mapping: PortMapping, offers: Sequence[_Offer]) -> frozenset[int]:
 
 
 def _no_mapping(offers: Sequence[_Offer]) -> InvalidError:
-    there = f"; TCP ports there are: {', '.join(str(offer) for offer in offers)}" if offers else ""
-    remote = offers[0].number if offers else "REMOTE"
+    there = f"; ports there are: {', '.join(str(offer) for offer in offers)}" if offers else ""
+    remote = offers[0].port if offers else "REMOTE"
     return InvalidError(
         f"no port was given{there}",
         hint=f"say to which port of this laptop connections are to go, as in `--port 3000:{remote}`",
@@ -171,34 +196,38 @@ def _no_mapping(offers: Sequence[_Offer]) -> InvalidError:
 
 def _no_such_port(mapping: PortMapping, wanted: int | str, offers: Sequence[_Offer]) -> InvalidError:
     which = f"port {wanted}" if isinstance(wanted, int) else f"port named {wanted}"
+    if mapping.protocol:
+        which = f"{mapping.protocol} {which}"
     if not offers:
-        return InvalidError(f"there is no {which}: the pods declare no TCP ports", hint="give the port's number")
+        return InvalidError(f"there is no {which}: the pods declare no ports", hint="give the port's number")
     return InvalidError(
-        f"there is no {which}; TCP ports there are: {', '.join(str(offer) for offer in offers)}",
-        hint=f"say which one you mean, as in `--port {mapping.local}:{offers[0].number}`",
+        f"there is no {which}; ports there are: {', '.join(str(offer) for offer in offers)}",
+        hint=f"say which one you mean, as in `--port {mapping.local}:{offers[0].port}`",
     )
 
 
 def _container_offers(pods: Sequence[Pod]) -> list[_Offer]:
-    names: dict[int, set[str]] = {}
+    names: dict[InterceptPort, set[str]] = {}
     for pod in pods:
         for container in pod.containers:
             for port in container.ports:
-                if port.protocol == "TCP":
-                    names.setdefault(port.number, set()).update({port.name} - {""})
-    return [_Offer(number, frozenset(names[number]), frozenset({number})) for number in sorted(names)]
+                if port.protocol in PROTOCOLS:
+                    declared = InterceptPort(port.number, port.protocol)
+                    names.setdefault(declared, set()).update({port.name} - {""})
+    return [_Offer(port, frozenset(names[port]), frozenset({port.port})) for port in sorted(names)]
 
 
 def _service_offers(service: Service, pods: Sequence[Pod]) -> list[_Offer]:
     containers = _container_offers(pods)
     offers = []
     for port in service.ports:
-        if port.protocol != "TCP":
+        if port.protocol not in PROTOCOLS:
             continue
         target = port.target
         if isinstance(target, int):
             targets = frozenset({target})
         else:
-            targets = frozenset[int]().union(*(offer.targets for offer in containers if target in offer.names))
-        offers.append(_Offer(port.port, frozenset({port.name} - {""}), targets))
+            named = [one for one in containers if target in one.names and one.port.protocol == port.protocol]
+            targets = frozenset[int]().union(*(one.targets for one in named))
+        offers.append(_Offer(InterceptPort(port.port, port.protocol), frozenset({port.name} - {""}), targets))
     return offers

@@ -28,6 +28,8 @@ class Bridge(asyncio.Protocol):
     """
 
     def __init__(self, conn: Conn | None = None) -> None:
+        self.greeting = b""
+        """What TCP is sent before anything that comes from the tunnel."""
         self._conn: Conn | None = None
         self._transport: asyncio.Transport | None = None
         self._early: list[Buffer] = []
@@ -62,6 +64,8 @@ class Bridge(asyncio.Protocol):
         if self._reset:
             abort_with_reset(tcp)
             return
+        if self.greeting:
+            tcp.write(self.greeting)
         early, self._early = self._early, []
         for data in early:
             self.conn_data(data)

@@ -124,9 +124,12 @@ class UdpFlow(Flow):
 
     def _failed(self, error: OSError) -> None:
         """ICMP has said so, or the datagram was too large, which ends nothing."""
-        reason = reset_reason(error)
-        if reason is ResetReason.REFUSED:
-            self.fail(reason, "nobody listens there")
+        if reset_reason(error) is ResetReason.REFUSED:
+            self._refused()
+
+    def _refused(self) -> None:
+        """Nobody listens there."""
+        self.fail(ResetReason.REFUSED, "nobody listens there")
 
     def _look(self) -> None:
         rest = self._active + self._idle_seconds - self._loop.time()
@@ -135,10 +138,14 @@ class UdpFlow(Flow):
         else:
             self.fail(ResetReason.TIMED_OUT, f"idle for {self._idle_seconds:.0f} s")
 
-    def _close(self) -> None:
+    def stop(self) -> None:
+        """Close the socket; it may be started again with another one."""
         if self._timer is not None:
             self._timer.cancel()
         if self._sock is not None:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
             self._sock = None
+
+    def _close(self) -> None:
+        self.stop()

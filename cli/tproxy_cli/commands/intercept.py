@@ -32,9 +32,10 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     "--port",
     "ports",
     multiple=True,
-    metavar="LOCAL[:REMOTE]",
+    metavar="LOCAL[:REMOTE][/PROTOCOL]",
     allow_from_autoenv=False,
-    help="Laptop port, and the workload's port (number or name) whose connections it gets. Repeatable.",
+    help="Laptop port, and the workload's port (number or name) whose connections it gets; with /udp its datagrams."
+    " Repeatable.",
 )
 @http_options
 @click.option(
@@ -73,6 +74,12 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     help="After `tproxy leave`: how long connections that are with the laptop may go on.",
 )
 @click.option(
+    "--proxy-protocol",
+    type=click.Choice(("v1", "v2")),
+    default=DEFAULTS["proxy-protocol"],
+    help="Send the laptop's app a PROXY protocol header with the real client before each connection's first bytes.",
+)
+@click.option(
     "--timeout",
     type=click.IntRange(1, 3600),
     default=DEFAULTS["timeout"],
@@ -94,6 +101,7 @@ def intercept(
     probes: str,
     existing: str,
     drain: int,
+    proxy_protocol: str | None,
     timeout: int,
     given: GivenOptions,
     cluster: Json,
@@ -115,6 +123,7 @@ def intercept(
       tproxy intercept web --port 3000            the workload's only port, or its port 3000
       tproxy intercept web --port 3000:80         its port 80
       tproxy intercept svc/web -p 3000:http       the port that the Service calls http
+      tproxy intercept dns -p 5353:53/udp         its port 53 of UDP; a name means what it is declared as
       tproxy intercept web -p 3000 --http-header x-user=ada
       tproxy intercept web -p 3000 --http-header auto --http-path-prefix /api
       tproxy intercept web -p 8080 -- python app.py
@@ -142,6 +151,7 @@ def intercept(
         "probes": probes,
         "existing": existing,
         "drainSeconds": drain,
+        "proxyProtocol": proxy_protocol,
         "timeoutSeconds": timeout,
         **given.body(),
     }

@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass
 
-from tproxy.model.intercept import Intercept
+from tproxy.model.intercept import Intercept, InterceptPort
+from tproxy.tunnel.proxy_protocol import Version
 from tproxy_cli.daemon.state import SavedIntercept
 
 
 @dataclass(frozen=True, slots=True)
 class LocalApp:
-    """A port that something on the laptop listens at: in the namespace of the run of that id, unless it is empty."""
+    """A port that something on the laptop listens at: in the namespace of the run of that id, unless it is empty.
+
+    `proxy_protocol` is how it is told of its clients, if it is.
+    """
 
     port: int
     run: str = ""
+    proxy_protocol: Version | None = None
 
 
 @dataclass(slots=True)
@@ -33,8 +38,9 @@ class Held:
         """The Intercept's name."""
         return self.saved.name
 
-    def local_app(self, pod_port: int) -> LocalApp | None:
-        """Where connections to `pod_port` go on the laptop."""
-        return next(
-            (LocalApp(port.laptop, self.saved.run) for port in self.saved.ports if port.pod.port == pod_port), None
-        )
+    def local_app(self, port: InterceptPort) -> LocalApp | None:
+        """Where what comes to a port of the pod goes on the laptop."""
+        laptop_port = next((one.laptop for one in self.saved.ports if one.pod == port), None)
+        if laptop_port is None:
+            return None
+        return LocalApp(laptop_port, self.saved.run, self.saved.proxy_protocol)

@@ -1,4 +1,4 @@
-"""Connections that a node opens towards this laptop: only those of intercepts made here, and only to their ports.
+"""What a node opens towards this laptop: only for intercepts made here, and only to their ports.
 
 The local app is asked for at 127.0.0.1 first, then at ::1 (Node.js and others listen on one of them only).
 """
@@ -8,18 +8,20 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from tproxy.model.flow import FlowKind, ResetReason
+from tproxy.model.intercept import InterceptPort
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import Bridge, reset_reason
 from tproxy.tunnel.endpoint import Conn
+from tproxy.tunnel.proxy_protocol import header
 from tproxy_cli.daemon.held import LocalApp
+from tproxy_cli.daemon.local_flow import LOOPBACK, LocalFlow
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "::1")
 CONNECT_SECONDS = 30.0
 """A local app that accepts nothing (stopped in a debugger, its backlog full) keeps its clients waiting this long."""
 
-AppOf = Callable[[str, int], Awaitable[LocalApp | None]]
+AppOf = Callable[[str, InterceptPort], Awaitable[LocalApp | None]]
 """The local app for an intercept's UID and a port of the pod, or None if this laptop made no such intercept."""
 
 Connect = Callable[[LocalApp, Callable[[], asyncio.Protocol]], Awaitable[None]]
@@ -36,19 +38,36 @@ class Inbound:
 
     def on_open(self, conn: Conn) -> None:
         """A node opened `conn`."""
-        self._tasks.start(self._serve(conn, Bridge(conn)), "connect")
+        if conn.request.protocol == "udp":
+            self._tasks.start(self._serve_udp(conn, LocalFlow(conn)), "flow")
+        else:
+            self._tasks.start(self._serve(conn, Bridge(conn)), "connect")
 
     async def close(self) -> None:
         """Give up connects under way."""
         await self._tasks.close()
 
-    async def _serve(self, conn: Conn, bridge: Bridge) -> None:
+    async def _app(self, conn: Conn, protocol: str) -> LocalApp | None:
+        """Whom `conn` is for; None if it has been refused."""
         request = conn.request
-        app = await self._app_of(request.intercept, request.destination.port)
-        if app is None or request.kind is not FlowKind.INBOUND or request.protocol != "tcp":
+        app = await self._app_of(request.intercept, InterceptPort(request.destination.port, protocol))
+        if app is None or request.kind is not FlowKind.INBOUND or request.protocol.upper() != protocol:
             log.warning("refused a connection of an intercept not made here", extra={"intercept": request.intercept})
             conn.reset(ResetReason.DENIED, "this laptop did not create the intercept")
+            return None
+        return app
+
+    async def _serve_udp(self, conn: Conn, flow: LocalFlow) -> None:
+        app = await self._app(conn, "UDP")
+        if app is not None:
+            flow.begin(app.port)
+
+    async def _serve(self, conn: Conn, bridge: Bridge) -> None:
+        app = await self._app(conn, "TCP")
+        if app is None:
             return
+        if app.proxy_protocol is not None:
+            bridge.greeting = header(app.proxy_protocol, conn.request.source, conn.request.destination)
         try:
             await self._connect(app, lambda: bridge)
         except OSError as failure:

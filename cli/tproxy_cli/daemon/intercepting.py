@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tproxy.errors import ClusterError, ConflictError, TproxyError
+from tproxy.errors import ClusterError, ConflictError, InvalidError, TproxyError
 from tproxy.kube.errors import AlreadyExistsError
 from tproxy.kube.port import INTERCEPTS, SESSIONS
 from tproxy.kube.workloads import Resolved, resolve
-from tproxy.model.intercept import Intercept, NodeState, Target
+from tproxy.model.intercept import Intercept, InterceptPort, NodeState, Target
 from tproxy.model.pod import Pod
 from tproxy.model.session import Session
 from tproxy.model.workload import resolve_ports
@@ -74,6 +74,7 @@ class Interception:
         ports = tuple(
             LaptopPort(laptop, pod) for laptop, pod in resolve_ports(self._request.ports, target.pods, target.service)
         )
+        _check_datagrams(ports, request)
         for pod in pods:
             if pod.node not in _value(daemons):
                 raise no_daemon(pod.node)
@@ -254,6 +255,22 @@ def _taken(target: Target, other: Intercept, owner: Session, mine: bool) -> Conf
     )
 
 
+def _check_datagrams(ports: Sequence[LaptopPort], request: InterceptRequest) -> None:
+    """Raises InvalidError for what UDP does not have."""
+    udp = [port.pod for port in ports if port.pod.protocol == "UDP"]
+    if udp and request.asked.with_header("") is not None:
+        raise InvalidError(
+            f"port {udp[0]} cannot be intercepted personally: datagrams have no requests to choose from",
+            "leave out the --http flags, or this port",
+        )
+    if udp and request.run:
+        raise InvalidError(
+            f"`tproxy run` gets no datagrams yet, and port {udp[0]} is UDP", "use `tproxy intercept` for this port"
+        )
+    if udp and request.proxy_protocol:
+        raise InvalidError(f"--proxy-protocol is for TCP, and port {udp[0]} is UDP", "intercept the two separately")
+
+
 def _name(target: Target) -> str:
     return f"{target.name[:58].rstrip('-.')}-{secrets.token_hex(2)}"
 
@@ -276,9 +293,11 @@ def _pod_json(pod: PodView) -> Json:
 
 
 def _warnings(ports: Sequence[LaptopPort]) -> list[str]:
-    silent = sorted({port.laptop for port in ports if not laptop_ports.listens(port.laptop)})
+    wanted = sorted({(port.laptop, port.pod.protocol) for port in ports})
+    silent = [(port, protocol) for port, protocol in wanted if not laptop_ports.listens(port, protocol)]
     return [
-        f"nothing listens on port {port} of this laptop: connections are refused until your app does" for port in silent
+        f"nothing listens on port {InterceptPort(*one)} of this laptop: connections are refused until your app does"
+        for one in silent
     ]
 
 

@@ -11,15 +11,16 @@ import sys
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
-def listens(port: int) -> bool:
+def listens(port: int, protocol: str = "TCP") -> bool:
     """Whether somebody listens at `port` on a loopback address; True if that cannot be found out."""
-    return any(_taken(family, host, port) for family, host in _LOOPBACK)
+    kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
+    return any(_taken(family, kind, host, port) for family, host in _LOOPBACK)
 
 
-def _taken(family: int, host: str, port: int) -> bool:
+def _taken(family: int, kind: socket.SocketKind, host: str, port: int) -> bool:
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            if sys.platform == "linux":
+        with socket.socket(family, kind) as probe:
+            if sys.platform == "linux" and kind == socket.SOCK_STREAM:
                 # Ignores what is left of closed connections. Elsewhere it would ignore listeners on 0.0.0.0 as well.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))

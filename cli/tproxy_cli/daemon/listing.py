@@ -30,7 +30,7 @@ def intercept_json(
         "ports": [
             {
                 "remote": port.port,
-                "local": app.port if held is not None and (app := held.local_app(port.port)) is not None else None,
+                "local": app.port if held is not None and (app := held.local_app(port)) is not None else None,
                 "protocol": port.protocol,
             }
             for port in intercept.ports

@@ -25,7 +25,7 @@ def same(held: Iterable[Held], wanted: SavedIntercept) -> Held | None:
             raise ConflictError(f"another command of yours is just intercepting {wanted.target}", "wait for it")
         if _asked_for(one.saved) == _asked_for(wanted):
             return one
-        taken = sorted({port.pod.port for port in one.saved.ports} & {port.pod.port for port in wanted.ports})
+        taken = sorted({port.pod for port in one.saved.ports} & {port.pod for port in wanted.ports})
         numbers = ", ".join(map(str, taken))
         requests = f" for requests with {one.saved.match}" if one.saved.match is not None else ""
         raise ConflictError(
@@ -59,4 +59,5 @@ def _asked_for(one: SavedIntercept) -> tuple[object, ...]:
         one.existing,
         one.drain_seconds,
         one.run,
+        one.proxy_protocol,
     )

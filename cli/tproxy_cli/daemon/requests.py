@@ -15,6 +15,7 @@ from tproxy.errors import InvalidError
 from tproxy.model.conditions import Asked, parse_conditions
 from tproxy.model.intercept import DRAIN_SECONDS, MAX_DRAIN_SECONDS, Existing, OnDisconnect, OnRefused, Probes
 from tproxy.model.workload import PortMapping, TargetQuery, parse_ports, parse_target
+from tproxy.tunnel.proxy_protocol import Version
 
 MAX_BYTES = 64 * 1024
 """Longest request body."""
@@ -102,6 +103,7 @@ class InterceptRequest:
     environment: "EnvironmentForm | None" = None
     files: str = ""
     run: str = ""
+    proxy_protocol: Version | None = None
 
     @classmethod
     def of(cls, body: Body) -> "InterceptRequest":
@@ -124,6 +126,9 @@ class InterceptRequest:
             raise _unexpected("drainSeconds")
         if not 0 <= drain <= MAX_DRAIN_SECONDS:
             raise InvalidError(f"{drain} seconds to drain make no sense", f"take 0 to {MAX_DRAIN_SECONDS} seconds")
+        proxy = body.get("proxyProtocol")
+        if proxy not in (None, "v1", "v2"):
+            raise _unexpected("proxyProtocol")
         timeout = body.get("timeoutSeconds", DEFAULT_TIMEOUT_SECONDS)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float):
             raise _unexpected("timeoutSeconds")
@@ -146,6 +151,7 @@ class InterceptRequest:
             run=_text_or_none(body, "run") or "",
             environment=EnvironmentForm.of(body["environment"]) if body.get("environment") else None,
             files=_directory(body, "files"),
+            proxy_protocol=proxy,
         )
 
 

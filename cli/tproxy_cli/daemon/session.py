@@ -16,7 +16,7 @@ from dataclasses import replace
 from tproxy.errors import TproxyError
 from tproxy.kube.errors import NotFoundError
 from tproxy.kube.port import INTERCEPTS, Applied, Cluster, Object, Removed
-from tproxy.model.intercept import Intercept
+from tproxy.model.intercept import Intercept, InterceptPort
 from tproxy.tasks import Tasks
 from tproxy_cli.daemon.clock import seconds_since_boot
 from tproxy_cli.daemon.figures import Figures
@@ -296,14 +296,14 @@ class LaptopSession:
             self._watcher = None
             self.prepare()
 
-    async def app_of(self, uid: str, pod_port: int) -> LocalApp | None:
-        """Where connections of an intercept go on the laptop; None if it is none of ours."""
+    async def app_of(self, uid: str, port: InterceptPort) -> LocalApp | None:
+        """Where what comes to a pod's port goes, of an intercept; None if it is none of ours."""
         deadline = time.monotonic() + CREATING_SECONDS
         while True:
             changed = self.changed
             for held in (*self.held.values(), *self._draining.values()):
                 if held.saved.uid == uid != "":
-                    return held.local_app(pod_port)
+                    return held.local_app(port)
             # A node can hear of a new intercept from its watch before we hear of it as the answer to its creation.
             if not self._creating or not await self.wait_changed(changed, deadline - time.monotonic()):
                 return None

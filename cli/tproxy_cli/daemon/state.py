@@ -18,6 +18,7 @@ from tproxy.errors import InvalidError
 from tproxy.model.fields import Fields
 from tproxy.model.intercept import DRAIN_SECONDS, Existing, InterceptPort, OnDisconnect, OnRefused, Probes, Target
 from tproxy.model.match import Match
+from tproxy.tunnel.proxy_protocol import Version
 
 FORMAT = 1
 MAX_BYTES = 16 * 1024 * 1024
@@ -39,7 +40,7 @@ class SavedIntercept:
 
     `files` is the directory that the container's files are copied to, empty for none; `container` is the one that was
     asked for, empty for the one that has the ports; `run` is the run whose command gets the connections, empty for
-    the laptop's own ports.
+    the laptop's own ports; `proxy_protocol` is how the local app is told of its clients.
     """
 
     name: str
@@ -55,6 +56,7 @@ class SavedIntercept:
     files: str = ""
     container: str = ""
     run: str = ""
+    proxy_protocol: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ def _intercept(item: Mapping[str, Any]) -> SavedIntercept:
         drain_seconds=int(item["drain_seconds"]),
         match=Match.from_fields(Fields(match, "the saved match")) if (match := item["match"]) is not None else None,
         on_refused="fallback" if item["on_refused"] == "fallback" else "fail",
+        proxy_protocol=proxy if (proxy := item["proxy_protocol"]) in ("v1", "v2") else None,
         files=str(item["files"]),
         container=str(item["container"]),
         run=str(item["run"]),

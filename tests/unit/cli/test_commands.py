@@ -80,6 +80,7 @@ def test_intercept_says_what_goes_where_and_how_to_leave(tproxy: Tproxy, daemon:
             "probes": "app",
             "existing": "idle",
             "drainSeconds": 30,
+            "proxyProtocol": None,
             "timeoutSeconds": 5,
         }
     ]

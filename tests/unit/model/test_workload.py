@@ -79,6 +79,9 @@ def test_what_is_no_target(text: str, sentence: str) -> None:
         ("3000:http", PortMapping(3000, "http")),
         ("3000:h2-c", PortMapping(3000, "h2-c")),
         ("65535:1", PortMapping(65535, 1)),
+        ("5353:53/udp", PortMapping(5353, 53, "UDP")),
+        ("5353/udp", PortMapping(5353, None, "UDP")),
+        ("3000:http/tcp", PortMapping(3000, "http", "TCP")),
     ],
 )
 def test_port_mappings(text: str, mapping: PortMapping) -> None:
@@ -87,7 +90,23 @@ def test_port_mappings(text: str, mapping: PortMapping) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "65536", "http", ":80", "80:", "80:0", "80:99999", "80:80:80", "-1", "3000:1-2", "٣", "8e1", " 80"],
+    [
+        *["53/", "53/sctp", "53/UDP", "/udp", "5353:/udp", "5353:53/udp/udp"],
+        "",
+        "0",
+        "65536",
+        "http",
+        ":80",
+        "80:",
+        "80:0",
+        "80:99999",
+        "80:80:80",
+        "-1",
+        "3000:1-2",
+        "٣",
+        "8e1",
+        " 80",
+    ],
 )
 def test_what_is_no_port_mapping(text: str) -> None:
     with pytest.raises(InvalidError, match="is not a port mapping") as raised:
@@ -128,30 +147,36 @@ def test_one_of_several_ports() -> None:
     assert resolve("3000:http 4000:admin", pods) == [(3000, 8080), (4000, 9000)]
     with pytest.raises(InvalidError) as raised:
         resolve("3000", pods)
-    assert raised.value.message == "there is no port 3000; TCP ports there are: 8080 (http), 9000 (admin)"
+    assert raised.value.message == "there is no port 3000; ports there are: 8080 (http), 9000 (admin)"
     assert raised.value.hint == "say which one you mean, as in `--port 3000:8080`"
 
 
 def test_without_a_mapping_the_ports_there_are_are_named() -> None:
     with pytest.raises(InvalidError) as raised:
         resolve_ports([], [pod(HTTP, ADMIN)])
-    assert raised.value.message == "no port was given; TCP ports there are: 8080 (http), 9000 (admin)"
+    assert raised.value.message == "no port was given; ports there are: 8080 (http), 9000 (admin)"
     assert raised.value.hint.endswith("as in `--port 3000:8080`")
     with pytest.raises(InvalidError, match=r"^no port was given$"):
         resolve_ports([], [pod()])
 
 
 def test_a_port_the_pod_does_not_have() -> None:
-    for text, which in (("3000:81", "port 81"), ("3000:grpc", "port named grpc"), ("3000:dns", "port named dns")):
+    for text, which in (
+        ("3000:81", "port 81"),
+        ("3000:grpc", "port named grpc"),
+        ("3000:dns/tcp", "TCP port named dns"),
+        ("3000:http/udp", "UDP port named http"),
+        ("3000:81/udp", "UDP port 81"),
+    ):
         with pytest.raises(InvalidError) as raised:
             resolve(text, [pod(HTTP, ContainerPort("dns", 53, "UDP"))])
-        assert raised.value.message == f"there is no {which}; TCP ports there are: 8080 (http)"
+        assert raised.value.message == f"there is no {which}; ports there are: 53/udp (dns), 8080 (http)"
 
 
 def test_pods_that_declare_nothing_take_any_number_but_no_name() -> None:
     for pods in ([], [pod()]):
         assert resolve("3000 3001:80", pods) == [(3000, 3000), (3001, 80)]
-        with pytest.raises(InvalidError, match="there is no port named http: the pods declare no TCP ports"):
+        with pytest.raises(InvalidError, match="there is no port named http: the pods declare no ports"):
             resolve("3000:http", pods)
 
 
@@ -174,7 +199,9 @@ def test_ports_of_a_service() -> None:
     assert resolve("3000:8080", pods, via) == [(3000, 8080)]
     assert resolve("9", pods, via) == [(9, 9000)]
     # The Service's names are meant, not the containers'.
-    with pytest.raises(InvalidError, match=r"there is no port named http; TCP ports there are: 80 \(web\), 9 \(ops\)"):
+    with pytest.raises(
+        InvalidError, match=r"there is no port named http; ports there are: 80 \(web\), 9 \(ops\), 53/udp"
+    ):
         resolve("3000:http", pods, via)
 
 
@@ -195,6 +222,40 @@ def test_a_named_target_port_that_no_pod_has() -> None:
 
 def test_a_service_without_ports_leaves_the_pods() -> None:
     assert resolve("3000", [pod(HTTP)], service()) == [(3000, 8080)]
+
+
+DNS_TCP, DNS_UDP = ContainerPort("dns-tcp", 53), ContainerPort("dns", 53, "UDP")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5353:53/udp", "53/udp"),
+        ("5353:53", "53"),
+        ("5353:dns", "53/udp"),
+        ("5353:dns-tcp", "53"),
+        ("5353/udp", "53/udp"),
+        ("5353/tcp", "53"),
+        ("5353:53/tcp", "53"),
+    ],
+)
+def test_what_a_port_is_declared_as_counts(text: str, expected: str) -> None:
+    assert [str(port) for _, port in resolve_ports([parse_ports(text)], [pod(DNS_TCP, DNS_UDP)])] == [expected]
+    via = service(ServicePort("dns", 53, "dns", "UDP"), ServicePort("dns-tcp", 53, "dns-tcp"))
+    assert [str(port) for _, port in resolve_ports([parse_ports(text)], [pod(DNS_TCP, DNS_UDP)], via)] == [expected]
+
+
+def test_both_protocols_of_a_port_go_to_the_same_or_to_different_ports() -> None:
+    mappings = [parse_ports("5353:53/udp"), parse_ports("5354:53/tcp")]
+    resolved = resolve_ports(mappings, [pod(DNS_TCP, DNS_UDP)])
+    assert resolved == [(5353, InterceptPort(53, "UDP")), (5354, InterceptPort(53))]
+    with pytest.raises(InvalidError, match="port 53/udp of the pod is mapped twice"):
+        resolve_ports([parse_ports("1:53/udp"), parse_ports("2:dns")], [pod(DNS_TCP, DNS_UDP)])
+
+
+def test_udp_need_not_be_declared_and_is_the_obvious_one_if_alone() -> None:
+    assert resolve_ports([parse_ports("5353:53/udp")], [pod(HTTP)]) == [(5353, InterceptPort(53, "UDP"))]
+    assert resolve_ports([parse_ports("5353")], [pod(DNS_UDP)]) == [(5353, InterceptPort(53, "UDP"))]
 
 
 def test_which_pods_belong() -> None:

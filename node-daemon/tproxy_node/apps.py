@@ -42,7 +42,7 @@ class ToApp:
             return
         splice = Splice()
         if why == "left":
-            end_between(splice)
+            end_between(splice, lambda: self._relay.taker(self._pod, destination.port))
         self._splices.add(splice)
         self._relay.entered("app", "")
         transport.set_protocol(splice.client)

@@ -5,8 +5,9 @@ connection ends in order, as servers end those that have been kept for long enou
 """
 
 import asyncio
+from collections.abc import Callable
 
-from tproxy.http.boundary import Exchanges
+from tproxy.http.boundary import Exchanges, begins_request
 from tproxy.tunnel.splice import Splice
 
 PAUSE_SECONDS = 0.25
@@ -16,33 +17,49 @@ EAGER_AFTER_SECONDS = 30.0
 """A client that never pauses so long is not waited for any longer: the next answer is the last."""
 
 
-def end_between(splice: Splice) -> None:
-    """End `splice`, which is new, between two requests. What turns out not to be HTTP/1 goes on until it ends."""
-    _Ending(splice)
+Take = Callable[[asyncio.Transport, bytes], None]
+"""Gets the client's transport and the beginning of a request."""
+
+
+def end_between(splice: Splice, taker: Callable[[], Take | None]) -> None:
+    """End `splice`, which is new, between two requests. What turns out not to be HTTP/1 goes on until it ends.
+
+    `taker` is asked, whenever a request begins, whether somebody else shall have the client again.
+    """
+    _Ending(splice, taker)
 
 
 class _Ending:
     """Listens on both sides."""
 
-    def __init__(self, splice: Splice) -> None:
+    def __init__(self, splice: Splice, taker: Callable[[], Take | None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._splice = splice
+        self._taker = taker
         self._exchanges = Exchanges()
         self._eager_at = self._loop.time() + EAGER_AFTER_SECONDS
         self._timer: asyncio.TimerHandle | None = None
         splice.client.listener = self._requested
         splice.app.listener = self._answered
 
-    def _requested(self, data: bytes) -> None:
+    def _requested(self, data: bytes) -> bool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._exchanges.between and self._splice.app.connected and begins_request(data):
+            take = self._taker()
+            transport = self._splice.give_client() if take is not None else None
+            if take is not None and transport is not None:
+                take(transport, data)
+                return True
         self._exchanges.requested(data)
         self._after()
+        return False
 
-    def _answered(self, data: bytes) -> None:
+    def _answered(self, data: bytes) -> bool:
         self._exchanges.answered(data)
         self._after()
+        return False
 
     def _after(self) -> None:
         if self._exchanges.lost:

@@ -94,6 +94,7 @@ class Daemon:
             metrics.Sources(
                 sessions=self._sessions,
                 relay=self._relay,
+                pools=self._pools,
                 reconciler=self._reconciler,
                 lease=self._lease,
                 dialling=self._dialling,

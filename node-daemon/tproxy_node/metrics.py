@@ -16,6 +16,7 @@ from tproxy.model.figures import BUCKETS, Outcome, Timed
 from tproxy.version import VERSION
 from tproxy_node.dial.dialling import PROTOCOLS, Dialling
 from tproxy_node.lease import Lease
+from tproxy_node.pool import Pools
 from tproxy_node.reconcile import Reconciler
 from tproxy_node.relay import Relay
 from tproxy_node.sessions import Sessions
@@ -25,6 +26,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 OUTCOMES = ("laptop", "udp", "personal", "app_left", "app_limit", "app_no_tunnel", "app_probe")
 DATAGRAMS = ("received", "answered", "dropped")
 PLACES = ("laptop", "app")
+POOLED = ("taken", "busy", "lost", "reset")
 VERDICTS = ("steered", "own", "lease_expired", "no_listener", "passed")
 
 
@@ -34,6 +36,7 @@ class Sources:
 
     sessions: Sessions
     relay: Relay
+    pools: Pools
     reconciler: Reconciler
     lease: Lease
     dialling: Dialling
@@ -118,6 +121,12 @@ class Metrics:
             "New connections to intercepted ports, by what the kernel program did.",
             {(verdict,): verdicts[verdict] for verdict in VERDICTS},
             ("verdict",),
+        )
+        yield _counter(
+            "tproxy_pool_connections",
+            "Connections that apps had before their intercepts, by what became of them.",
+            {(outcome,): sources.pools.results[outcome] for outcome in POOLED},
+            ("outcome",),
         )
         yield _gauge("tproxy_pods_steered", "Pods steered now.", {(): sources.reconciler.steered})
         yield _gauge(

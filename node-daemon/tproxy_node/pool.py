@@ -78,6 +78,7 @@ class Pools:
         """Connections of apps by what became of them: `taken`, `busy` (left with the app for now), `lost`, `reset`."""
         self.hold: Hold | None = None
         self.obstacle = ""
+        self.no_reset = ""
         self.by_cookie: dict[int, Pool] = {}
         try:
             self.hold = Hold()
@@ -186,13 +187,21 @@ class Pool:
         for port, route in routes.items():
             if route.existing == "reset" and port not in self._reset:
                 self._reset.add(port)
-                self._pools.results["reset"] += self._connections.reset(apps[port])
-                apps[port] = []
+                self._pools.results["reset"] += self._reset_all(apps[port])
+                apps[port] = [one for one in self._connections.of(port) if _apps(one, ours, legs)]
         self._reset &= routes.keys()
         await self._watch([one for port, route in routes.items() if _movable(route) for one in apps[port]])
         self._seen = {
             port: Staying(len(found), self._why(routes[port], found)) for port, found in apps.items() if found
         }
+
+    def _reset_all(self, connections: Collection[Connection]) -> int:
+        try:
+            return self._connections.reset(connections)
+        except OSError as error:
+            self._pools.no_reset = f"this node's kernel does not reset connections of others ({error.strerror})"
+            log.warning("%s", self._pools.no_reset, extra={"rate_key": "reset"})
+            return 0
 
     async def _watch(self, wanted: Collection[Connection]) -> None:
         """Watch exactly these."""
@@ -233,7 +242,7 @@ class Pool:
         if route.existing == "keep":
             return "kept there, as asked"
         if route.existing == "reset":
-            return "made since the others were reset"
+            return self._pools.no_reset or "made since the others were reset"
         if route.speaks:
             return f"the port speaks {route.speaks}, and only HTTP/1 can be taken over"
         if self._pools.hold is None:

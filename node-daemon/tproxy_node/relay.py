@@ -26,6 +26,7 @@ from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_node.apps import ToApp
 from tproxy_node.desired import Route, Routes
+from tproxy_node.ending import Take
 from tproxy_node.farewell import Farewell
 from tproxy_node.first_bytes import FirstBytes
 from tproxy_node.personal.ports import PersonalPorts
@@ -112,6 +113,10 @@ class Relay:
         if self.full and self.active.total() <= self.limits.total * ROOM_AGAIN:
             self.full = False
             self._apply()
+
+    def taker(self, pod: PodRef, port: int) -> Take | None:
+        """Who takes a connection to this port of a pod now; None if it is not intercepted."""
+        return next((one.take for one in self.pods if one.pod == pod and port in one.routes), None)
 
     def _apply(self) -> None:
         for pod in self.pods:
@@ -291,6 +296,10 @@ class PodRelay:
         """Pass on anew what was with the laptop of an intercept that has been left; `data` is a request's beginning."""
         connection.forget_client()
         self.tunnelled_lost(connection)
+        (self._relay.taker(self.pod, connection.key[0]) or self.take)(transport, data)
+
+    def take(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Pass on a connection like a new one on which `data` has been read already."""
         _Accepted(self).connection_made(transport)
         if not transport.is_closing():
             cast(asyncio.Protocol, transport.get_protocol()).data_received(data)

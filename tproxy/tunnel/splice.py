@@ -31,6 +31,14 @@ class Splice:
         self.client.finish()
         self.app.finish()
 
+    def give_client(self) -> asyncio.Transport | None:
+        """The client is somebody else's from now on; the app's side ends in order."""
+        transport, self.client._transport = self.client._transport, None
+        self.client.gone = True
+        self.app.finish()
+        self.lost()
+        return transport
+
     def lost(self) -> None:
         """A side is gone: the splice is over with the client's side, or with the app's if that was ever there."""
         if self.client.gone and (self.app.gone or not self.app.connected) and not self.over.done():
@@ -49,8 +57,8 @@ class Side(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
         self._finished = False  # the peer has no more bytes for this connection
-        self.listener: Callable[[bytes], None] | None = None
-        """Hears what this side has sent, after it was passed on."""
+        self.listener: Callable[[bytes], bool] | None = None
+        """Hears what this side sends before it is passed on; if it says so, it is not passed on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected: what the peer has sent meanwhile goes out now."""
@@ -67,6 +75,8 @@ class Side(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes for the peer."""
+        if self.listener is not None and self.listener(data):
+            return
         peer = self.peer
         if peer._transport is not None:
             peer._transport.write(data)
@@ -74,8 +84,6 @@ class Side(asyncio.Protocol):
             # Not connected yet: hold this one read, and leave the rest to the kernel's window.
             peer._early.append(data)
             self._pause_reading()
-        if self.listener is not None:
-            self.listener(data)
 
     def eof_received(self) -> bool:
         """This connection sends no more; the opposite direction stays open."""

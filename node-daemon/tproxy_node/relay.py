@@ -85,6 +85,7 @@ class Relay:
         self.by_session: Counter[str] = Counter()
         self.datagrams: Counter[str] = Counter()
         self.tally = Tally()
+        self.held = 0
         self.pods: set[PodRelay] = set()
         self.full = False
         self.tasks = Tasks("relay")

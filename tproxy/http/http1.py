@@ -328,7 +328,8 @@ class Http1(Plumbing):
             return
         if upstream is self._default:
             self._default_lost = True
-            if self._matched is None and not (self._undecided and not self._undecided.shown and not self._pending):
+            # One that never stood and was asked for nothing is not missed.
+            if self._matched is None and (reason is ResetReason.RESET or self._pending or self._undecided.shown):
                 self._end(reset=True)
         elif self._matched is not None and upstream is self._matched.upstream:
             self._matched.upstream = None

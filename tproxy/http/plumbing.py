@@ -17,7 +17,7 @@ class Plumbing:
         self._default = hop.default
         self._default_lost = default_lost
         self._matched: Matched | None = None  # a laptop has it; nothing else is under way then
-        self._undecided = Undecided()
+        self._undecided = Undecided(hop.held)
         self._blocked = False  # no request can be begun now
         self._full: set[Upstream] = set()  # those that take no more for now
         self._slow = False  # the client takes no more for now

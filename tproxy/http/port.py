@@ -152,6 +152,10 @@ class Hop(Protocol):
         """Call `Router.timeout` after so long, instead of what was asked for before; None: not at all."""
         ...
 
+    def held(self, size: int) -> bool:
+        """The router holds back so many bytes of the client's now. False: everybody's are too many, so pass them on."""
+        ...
+
     def record(self, outcome: Outcome, choice: Choice | None, status: int, seconds: float) -> None:
         """A request has been dealt with: its final status (0: none), and the time from its head to its answer's end."""
         ...

@@ -1,6 +1,7 @@
 """The beginning of a request whose rest has not come: what may be held back, and for how long."""
 
 import re
+from collections.abc import Callable
 
 from tproxy.http.answers import END_OF_HEAD
 from tproxy.http.head import MAX_HEAD, RequestReader
@@ -16,8 +17,11 @@ _BEGINNING = re.compile(
 class Undecided:
     """`bytes` of the client which nobody has been given, save for the first `shown` of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: Callable[[int], bool] = lambda size: True) -> None:
+        """`held` is `Hop.held`."""
         self.shown = 0
+        self._report = held
+        self._room = True
         self.bytes = bytearray()
 
     def __len__(self) -> int:
@@ -27,12 +31,15 @@ class Undecided:
         """More of the same. True if there is a whole head in them now."""
         searched = max(len(self.bytes) - 3, 0)
         self.bytes += data
+        self._room = self._report(len(self.bytes))
         return self.bytes.find(END_OF_HEAD, searched) >= 0
 
     def take(self) -> bytes:
         """All of them, to be decided or passed on."""
         data = bytes(self.bytes)
-        self.bytes.clear()
+        if data:
+            self.bytes.clear()
+            self._report(0)
         return data
 
     def peek(self) -> bytes:
@@ -51,7 +58,7 @@ class Undecided:
     def promising(self) -> bool:
         """Whether they can become the head of a request."""
         held = self.bytes
-        if len(held) >= MAX_HEAD:
+        if len(held) >= MAX_HEAD or not self._room:
             return False
         if held == b"\r":
             return True

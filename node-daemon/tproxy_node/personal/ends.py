@@ -108,6 +108,7 @@ class AppEnd:
         self.eof = False
         self._hop = hop
         self.over = False
+        self.failed = False  # it could not be reached
         self._transport: asyncio.Transport | None = None
         self._early: list[Buffer] = []
         self._early_size = 0
@@ -136,6 +137,7 @@ class AppEnd:
     def fail(self, error: OSError) -> None:
         """It cannot be reached."""
         if not self.over:
+            self.failed = True
             self._end()
             self._hop.router.upstream_lost(self, reset_reason(error), error.strerror or "timed out")
             self._hop.app_ended(self)

@@ -33,7 +33,7 @@ class ClientHop:
         self.client = ClientEnd(self, transport)
         self._ports = ports
         self._timer: asyncio.TimerHandle | None = None
-        self._upstreams: set[AppEnd | LaptopEnd] = set()
+        self._held = 0
         self._matcher: Matcher = ports.matcher(destination.port)
         self.router: Router
         self.default: AppEnd | LaptopEnd
@@ -92,6 +92,11 @@ class ClientHop:
         if seconds is not None:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._woken)
 
+    def held(self, size: int) -> bool:
+        """See `Hop`."""
+        change, self._held = size - self._held, size
+        return self._ports.hold(change)
+
     def _woken(self) -> None:
         self._timer = None
         self.router.timeout()
@@ -99,6 +104,7 @@ class ClientHop:
     def ended(self) -> None:
         """The client's connection is gone."""
         self.wake(None)
+        self.held(0)
         self._ports.left(self)
 
     def app_ended(self, app: AppEnd) -> None:

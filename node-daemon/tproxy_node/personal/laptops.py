@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 1.5
 """Less than servers keep idle connections, so that a request seldom meets one that is about to be closed."""
 
-MAX_IDLE = 32
+MAX_IDLE = 512
 """Idle connections kept of a kind."""
 
 CLOSE_SECONDS = 5.0
@@ -38,12 +38,18 @@ class Kind:
 
 
 class LaptopEnd:
-    """An `Upstream` through the tunnel; `on_over` is called once, when it counts no more."""
+    """An `Upstream` through the tunnel; `on_over` is called once, when it counts no more. `leaving`: it has notice."""
 
     write: Callable[[Buffer], None]
 
-    def __init__(self, kind: Kind | None, pool: "LaptopPool", on_over: Callable[[], None]) -> None:
+    def __init__(
+        self, intercept: str, port: int, kind: Kind | None, pool: "LaptopPool", on_over: Callable[["LaptopEnd"], None]
+    ) -> None:
+        self.intercept = intercept
+        self.port = port
+        self.session = ""
         self.kind = kind
+        self.leaving = False
         self.reused = False
         self.eof = False
         self.idle_since = 0.0
@@ -116,7 +122,7 @@ class LaptopEnd:
         self._hop = None
         self.reused = True
         self._consumed()
-        if self.eof or not self._pool.keep(self):
+        if self.eof or self.leaving or not self._pool.keep(self):
             self.close()
 
     def close(self) -> None:
@@ -136,6 +142,22 @@ class LaptopEnd:
             self._end()
             self._conn.reset(ResetReason.RESET, "the client is gone")
 
+    def leave(self, seconds: float) -> None:
+        """Its intercept has been left: it ends with its exchange, or after so long."""
+        self.leaving = True
+        if self._hop is None:
+            asyncio.get_running_loop().call_soon(self.close)
+        else:
+            asyncio.get_running_loop().call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        hop = self._hop
+        if self._over or hop is None:
+            return
+        self._end()
+        self._conn.reset(ResetReason.RESET, "the intercept has ended")
+        hop.router.upstream_lost(self, ResetReason.TUNNEL_LOST, "the intercept has ended")
+
     def pause(self) -> None:
         """See `End`: the far end gets no more credit."""
         self._paused = True
@@ -154,7 +176,7 @@ class LaptopEnd:
         self._hop = None
         self._pool.drop(self)
         self._consumed()
-        self._on_over()
+        self._on_over(self)
 
 
 class _Ending:

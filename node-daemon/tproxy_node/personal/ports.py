@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_HELD = 64 * 1024 * 1024
+"""Bytes of requests that are not all there yet, of all connections of the node together. Beyond it, apps get them."""
+
 
 class PersonalPorts:
     """Its connections, from their beginning to their end."""
@@ -38,6 +41,7 @@ class PersonalPorts:
         self._tallies: dict[int, PortTally] = {}
         self._hops: set[ClientHop] = set()
         self._apps: dict[AppEnd, asyncio.Task[None]] = {}
+        self._laptops: set[LaptopEnd] = set()
         self._pool = LaptopPool()
 
     def route(self, port: int) -> Route | None:
@@ -62,13 +66,17 @@ class PersonalPorts:
 
     def set_routes(self, routes: Routes) -> None:
         """Decide requests like this from now on; where nobody intercepts any more, nobody shall be in the way."""
-        self._routes = dict(routes)
+        before, self._routes = self._routes, dict(routes)
         for port, route in routes.items():
             if route.personal:
                 self.tally(port).set_intercepts(choice.intercept for _, choice in route.personal)
         for port in self._tallies.keys() - {port for port, route in routes.items() if route.personal}:
             self._tallies.pop(port).close()
         self._matchers.clear()
+        for end in self._laptops:
+            port = end.port
+            if end.intercept not in routes.get(port, Route()).intercepts and not end.leaving:
+                end.leave(before[port].drain_seconds if port in before else 0)
         for hop in list(self._hops):
             hop.matcher = self.matcher(hop.destination.port)
             if hop.destination.port not in routes:
@@ -99,12 +107,23 @@ class PersonalPorts:
             if relay.by_session[session] >= relay.limits.per_session:
                 return None
             relay.entered("laptop", session)
-            end = LaptopEnd(kind, self._pool, lambda: relay.left("laptop", session))
+            end = LaptopEnd(intercept, hop.destination.port, kind, self._pool, self._laptop_ended)
+            end.session = session
+            self._laptops.add(end)
             end.use(hop)
             end.open(stream, OpenRequest(FlowKind.INBOUND, hop.destination, hop.source, intercept, str(self._pod)))
         else:
             end.use(hop)
         return end
+
+    def _laptop_ended(self, end: LaptopEnd) -> None:
+        self._laptops.discard(end)
+        self._relay.left("laptop", end.session)
+
+    def hold(self, change: int) -> bool:
+        """All connections together hold back so many bytes more; false if that is too much."""
+        self._relay.held += change
+        return self._relay.held <= MAX_HELD
 
     def open_app(self, hop: ClientHop) -> AppEnd:
         """A connection to the app, at the address that the client meant."""
@@ -125,6 +144,8 @@ class PersonalPorts:
 
     def app_ended(self, app: AppEnd) -> None:
         """It is over; perhaps it never stood."""
+        if app.failed:
+            self._relay.resets["app"] += 1
         task = self._apps.pop(app, None)
         if task is not None and not app.connected:
             task.cancel()

@@ -80,6 +80,8 @@ class RecordedHop:
         self.awake: float | None = None
         self.records: list[tuple[Outcome, str, int]] = []
         self.time = 0.0
+        self.holding = 0
+        self.crowded = False
 
     def now(self) -> float:
         return self.time
@@ -106,6 +108,10 @@ class RecordedHop:
 
     def wake(self, seconds: float | None) -> None:
         self.awake = seconds
+
+    def held(self, size: int) -> bool:
+        self.holding = size
+        return not self.crowded
 
     def record(self, outcome: Outcome, choice: Choice | None, status: int, seconds: float) -> None:
         self.records.append((outcome, choice.intercept if choice else "", status))

@@ -60,6 +60,23 @@ def test_an_app_that_is_down_is_no_obstacle_to_a_laptop() -> None:
     assert talk.client.events == ["reset"]
 
 
+def test_an_app_that_refuses_when_a_laptop_has_answered_already() -> None:
+    talk = Talk().say(ADAS).laptop(OK)
+    talk.lose(talk.hop.default, ResetReason.REFUSED)
+    assert not talk.client.events
+    talk.say(ADAS[:20])
+    talk.timeout()  # shown to one that may be back
+    assert talk.hop.apps[1].data == ADAS[:20]
+    talk.lose(talk.hop.default, ResetReason.REFUSED)
+    assert talk.client.events == ["reset"]
+
+
+def test_an_app_that_ends_an_idle_connection_ends_it() -> None:
+    talk = Talk().say(PLAIN).app(OK)
+    talk.lose(talk.hop.default)
+    assert talk.client.events == ["reset"]
+
+
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
 def test_a_safe_request_is_repeated_when_the_laptop_goes(method: bytes) -> None:
     request = ADAS.replace(b"GET", method)
@@ -378,4 +395,16 @@ def test_an_answer_like_a_head_without_end_is_passed_on() -> None:
     endless = b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 30000
     talk = Talk().say(PLAIN).app(endless)
     assert talk.client.data == endless
+    assert talk.hop.spliced is talk.hop.default
+
+
+def test_what_all_hold_back_has_a_limit() -> None:
+    talk = Talk().say(ADAS[:20])
+    assert talk.hop.holding == 20
+    talk.say(ADAS[20:])
+    assert talk.hop.holding == 0
+    talk = Talk()
+    talk.hop.crowded = True
+    talk.say(PLAIN[:20])
+    assert talk.hop.default.data == PLAIN[:20]
     assert talk.hop.spliced is talk.hop.default

@@ -1,0 +1,284 @@
+"""Ports with personal intercepts against the real kernel, in this process: the app, laptops, limits and leaving."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import uvloop
+from tproxy_node.desired import Route
+from tproxy_node.plan import PodRef
+from tproxy_node.relay import Limits, PodRelay, Relay
+
+from tests.kernel.answering import PORT
+from tests.kernel.namespaces import POD_IP4, PodNetwork, until
+from tests.unit.node.streams import tunnel
+from tproxy.http.port import Choice, Outcome
+from tproxy.model.flow import ResetReason
+from tproxy.model.match import HeaderMatch, Match
+from tproxy.steer.port import Steering
+from tproxy.tunnel.conn import Buffer, Conn
+from tproxy.tunnel.endpoint import Endpoint
+
+ADA = (Match((HeaderMatch("x-user", "ada"),)), Choice("uid-ada", "session-ada", "shop/web-ada", "adas"))
+EVE = (Match((HeaderMatch("x-user", "eve"),)), Choice("uid-eve", "session-eve", "shop/web-eve", "eves"))
+SHARED = Route(personal=(ADA, EVE), drain_seconds=1)
+PLAIN = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
+ADAS = b"GET / HTTP/1.1\r\nHost: shop\r\nx-user: ada\r\n\r\n"
+STREAM = ADAS.replace(b"GET /", b"GET /stream")
+CHECK = PLAIN.replace(b"\r\n\r\n", b"\r\nUser-Agent: kube-probe/1.34\r\n\r\n")
+
+
+def page(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+class Site:
+    """A local app behind the tunnel: says which intercept a connection is for, and its how-manieth request this is."""
+
+    def __init__(self, conn: Conn) -> None:
+        self._conn = conn
+        self._requests = 0
+        conn.sink = self
+        conn.accept()
+
+    def conn_opened(self) -> None: ...
+    def conn_pause(self) -> None: ...
+    def conn_resume(self) -> None: ...
+    def conn_reset(self, reason: ResetReason, detail: str) -> None: ...
+
+    def conn_data(self, data: Buffer) -> None:
+        self._conn.consumed(len(data))
+        for request in bytes(data).split(b"\r\n\r\n")[:-1]:
+            self._requests += 1
+            if b"/stream" in request:
+                self._conn.write(b"HTTP/1.1 200 OK\r\n\r\nbegun")
+            else:
+                self._conn.write(page(b"%s %d" % (self._conn.request.intercept.encode(), self._requests)))
+
+    def conn_eof(self) -> None:
+        self._conn.write_eof()
+
+
+class Scene:
+    """A relay for one pod, whose port two people share, and one stream for both."""
+
+    def __init__(self, network: PodNetwork, steering: Steering, limits: Limits, route: Route) -> None:
+        self.network = network
+        self.stream: Endpoint | None
+        self.stream, self.laptop = tunnel()
+        self.laptop.on_open = Site
+        self.relay = Relay(lambda _: self.stream if self.stream and self.stream.alive else None, limits)
+        attachment = steering.attach(network.pod.netns, ())
+        self.pod = PodRelay(self.relay, PodRef("shop", "web-1", "uid-1"), attachment, {PORT: route})
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator["Client"]:
+        sock = await self.network.outside.connect(POD_IP4, PORT)
+        client = Client(*await asyncio.open_connection(sock=sock))
+        try:
+            yield client
+        finally:
+            client.writer.transport.abort()
+
+    @contextlib.asynccontextmanager
+    async def app(self) -> AsyncIterator[None]:
+        """The app: counts the requests of a connection."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            number = 0
+            with contextlib.suppress(EOFError, ConnectionError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    number += 1
+                    writer.write(page(b"app %d" % number))
+            writer.close()
+
+        listener = self.network.pod.listen(POD_IP4, PORT)
+        server = await asyncio.start_server(serve, sock=listener)
+        try:
+            yield
+        finally:
+            server.close()
+
+    def outcomes(self, intercept: str) -> dict[Outcome, int]:
+        """How many requests of an intercept ended how."""
+        requests = self.relay.tally.requests(intercept)
+        return {outcome: timed.count for outcome, timed in requests.timed.items() if timed.count}
+
+
+class Client:
+    """A connection to the pod."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, request: bytes) -> str:
+        """The body of the answer; an error's first word."""
+        self.writer.write(request)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return (await self.reader.readexactly(size)).decode()
+
+
+Scenario = Callable[[Scene], Awaitable[None]]
+Play = Callable[..., None]
+
+
+@pytest.fixture
+def play(network: PodNetwork, steering: Steering) -> Play:
+    """Runs a scenario on the event loop that the daemon uses."""
+
+    def run(scenario: Scenario, limits: Limits | None = None, route: Route = SHARED) -> None:
+        async def whole() -> None:
+            scene = Scene(network, steering, limits or Limits(), route)
+            try:
+                async with asyncio.timeout(20):
+                    await scene.pod.serve()
+                    await scenario(scene)
+            finally:
+                scene.pod.abandon()
+                scene.laptop.close()
+                await scene.relay.close()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(whole())
+
+    return run
+
+
+def test_one_connection_for_everybody(play: Play) -> None:
+    """Its requests go apart, and come over connections that are kept."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.app(), scene.client() as client:
+            asked = (PLAIN, ADAS, PLAIN, ADAS.replace(b"ada", b"eve"), ADAS)
+            answers = [await client.ask(each) for each in asked]
+            assert answers == ["app 1", "uid-ada 1", "app 2", "uid-eve 1", "uid-ada 2"]
+            assert scene.outcomes("uid-ada") == {Outcome.MATCHED: 2}
+            assert scene.outcomes("uid-eve") == {Outcome.MATCHED: 1}
+            assert scene.relay.tally.requests("uid-ada").passed == 2
+        await until(lambda: not scene.relay.active["app"])
+        await until(lambda: not scene.relay.active["laptop"])  # idle ones end, too
+
+    play(scenario)
+
+
+def test_the_app_is_down(play: Play) -> None:
+    """Matching requests are served all the same; others get what they would get without us."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.client() as client:
+            assert await client.ask(ADAS) == "uid-ada 1"
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await client.ask(PLAIN)
+        refused = scene.relay.resets["app"]
+        async with scene.client() as client:
+            assert await client.ask(ADAS) == "uid-ada 2"
+            await until(lambda: scene.relay.resets["app"] > refused)
+            async with scene.app():  # it is up again
+                assert await client.ask(PLAIN) == "app 1"
+
+    play(scenario)
+
+
+def test_the_laptop_goes_while_a_request_is_with_it(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        silent: list[Conn] = []
+        scene.laptop.on_open = silent.append
+        async with scene.app(), scene.client() as safe, scene.client() as unsafe:
+            safe.writer.write(ADAS)
+            unsafe.writer.write(ADAS.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n"))
+            await until(lambda: len(silent) == 2)
+            scene.laptop.close()
+            assert await safe.ask(b"") == "app 1"
+            assert "the laptop is not connected" in await unsafe.ask(b"")
+            assert await unsafe.ask(PLAIN) == "app 1"
+            assert await unsafe.ask(ADAS) == "app 2"  # as long as its routes are not gone
+
+    play(scenario)
+
+
+def test_a_laptop_with_too_many_connections(play: Play) -> None:
+    """Its requests are the app's then."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.app(), scene.client() as first, scene.client() as second:
+            first.writer.write(STREAM)
+            assert b"begun" in await first.reader.readuntil(b"begun")
+            assert await second.ask(ADAS) == "app 1"
+            assert scene.outcomes("uid-ada") == {Outcome.FALLBACK: 1}
+
+    play(scenario, Limits(per_session=1))
+
+
+def test_leaving(play: Play) -> None:
+    """What is with the laptop may end within the time to drain; nothing else is disturbed."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.app(), scene.client() as client, scene.client() as streaming:
+            assert await client.ask(ADAS) == "uid-ada 1"
+            streaming.writer.write(STREAM)
+            await streaming.reader.readuntil(b"begun")
+            began = asyncio.get_running_loop().time()
+            scene.pod.set_routes({PORT: Route(personal=(EVE,))})
+            assert await client.ask(ADAS) == "app 1"
+            with pytest.raises(ConnectionResetError):
+                await streaming.reader.read()
+            assert 0.9 < asyncio.get_running_loop().time() - began < 5
+            scene.pod.stop()
+            assert await client.ask(ADAS) == "app 2"
+
+    play(scenario)
+
+
+def test_behind_them_a_global_intercept(play: Play) -> None:
+    """It gets what is nobody's, whether HTTP or not, but no health checks."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.app(), scene.client() as client:
+            assert await client.ask(PLAIN) == "uid-all 1"
+            assert await client.ask(ADAS) == "uid-ada 1"
+            assert await client.ask(CHECK) == "app 1"
+            assert await client.ask(PLAIN) == "uid-all 2"
+
+    play(scenario, route=Route("uid-all", "session-all", "shop/web-all", personal=(ADA,)))
+
+
+def test_slow_readers_cost_their_own_window(play: Play) -> None:
+    """A laptop that says more than the client reads is held up, and goes on later."""
+
+    async def scenario(scene: Scene) -> None:
+        size = 20_000_000
+        sent = 0
+        paused = False
+
+        class Flood(Site):
+            def conn_data(self, data: Buffer) -> None:
+                self._conn.consumed(len(data))
+                self._conn.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+                self.conn_resume()
+
+            def conn_pause(self) -> None:
+                nonlocal paused
+                paused = True
+
+            def conn_resume(self) -> None:
+                nonlocal sent, paused
+                paused = False
+                while sent < size and not paused:
+                    sent += 50_000
+                    self._conn.write(bytes(50_000))
+
+        scene.laptop.on_open = Flood
+        async with scene.client() as client:
+            client.writer.transport.pause_reading()
+            client.writer.write(ADAS)
+            await until(lambda: paused)
+            assert sent < size
+            client.writer.transport.resume_reading()
+            await client.reader.readuntil(b"\r\n\r\n")
+            assert len(await client.reader.readexactly(size)) == size
+
+    play(scenario)

@@ -28,6 +28,7 @@ _KUBELETS_DIRECTORY = re.compile(r"/\.\.\d{4}_\d\d_\d\d_[^/]+(/|$)")
 _KUBELETS_ENTRIES = 4  # `..data` and the directories behind it
 _MAX_DEPTH = 16
 _TRIES = 5
+_MAX_KNOWN = 1024
 _LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 """File systems on which the kubelet keeps volumes, and none that a server or a process answers for."""
 
@@ -54,6 +55,7 @@ class Containers:
     def __init__(self, proc_root: Path) -> None:
         self._root = proc_root
         self._proc = ProcTree(proc_root)
+        self._first: dict[str, int] = {}  # where the first process of a container was found last
 
     def environ(self, container: Container) -> bytes:
         """The environment that its first process was started with, NUL-separated.
@@ -75,7 +77,8 @@ class Containers:
 
     def files(self, container: Container) -> Look:
         """What is in its volumes now. Raises `NoProcessError`, `TooLargeError` and OSError."""
-        with self._root_of(container.id) as (root, mounts):
+        with self._root_of(container.id) as (root, process):
+            mounts = _mounts(process)
             for _ in range(_TRIES):
                 before = _signature(root, container.given)
                 found = _Collected()
@@ -89,29 +92,40 @@ class Containers:
     @contextlib.contextmanager
     def _process(self, container_id: str) -> Iterator[int]:
         """The directory in /proc of the container's oldest process: it stays that process' and nobody else's."""
-        found = self._proc.pods({container_id: container_id} if container_id else {}, frozenset())
-        known = found.get(container_id)
-        processes = sorted(process for members in known.by_netns.values() for process in members) if known else []
-        for process in processes:
+        for pid in self._candidates(container_id):
             try:
-                descriptor = os.open(self._root / str(process.pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                descriptor = os.open(self._root / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
             try:
                 if _container_of(descriptor) == container_id:
+                    self._first[container_id] = pid
                     yield descriptor
                     return
             finally:
                 os.close(descriptor)
+        self._first.pop(container_id, None)
         raise NoProcessError
 
+    def _candidates(self, container_id: str) -> Iterator[int]:
+        """Where the first process may be: where it was, then by looking at all processes, the oldest first."""
+        if not container_id:
+            return
+        if (known := self._first.get(container_id)) is not None:
+            yield known
+        while len(self._first) >= _MAX_KNOWN:
+            del self._first[next(iter(self._first))]
+        found = self._proc.pods({container_id: container_id}, frozenset()).get(container_id)
+        if found is not None:
+            yield from (one.pid for one in sorted(one for members in found.by_netns.values() for one in members))
+
     @contextlib.contextmanager
-    def _root_of(self, container_id: str) -> Iterator[tuple[int, dict[int, tuple[str, str]]]]:
-        """The container's root directory, and what its mounts are of: by number, file system and part of it."""
+    def _root_of(self, container_id: str) -> Iterator[tuple[int, int]]:
+        """The container's root directory, and its first process."""
         with self._process(container_id) as process:
             root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
             try:
-                yield root, _mounts(process)
+                yield root, process
             finally:
                 os.close(root)
 
@@ -125,6 +139,7 @@ def _container_of(process: int) -> str:
 
 
 def _mounts(process: int) -> dict[int, tuple[str, str]]:
+    """What a process' mounts are of: by number, the file system and the part of it."""
     mounts = {}
     for line in _text(process, "mountinfo").splitlines():
         fields = line.split(" ")

@@ -118,6 +118,8 @@ def test_the_environment_of_the_first_process(runtime: Runtime, containers: Cont
     runtime.end()
     with pytest.raises(NoProcessError):
         containers.environ(Container("app", id=ID))
+    runtime.start(COLOUR="blue")  # the container is started anew, with the same name for once
+    assert environ.parse(containers.environ(Container("app", id=ID)))["COLOUR"] == "blue"
 
 
 @pytest.mark.parametrize("extra", ["", ",+dac_read_search"])

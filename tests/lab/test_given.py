@@ -21,6 +21,7 @@ VARIABLES = {
     "GREETING": 'it\'s "$HOME" \\',
     "PEM": "-----BEGIN-----\nabc\n-----END-----\n",
     "PASSWORD": "s3cret-value",
+    "my.property": "odd",
 }
 SOURCES = """
 apiVersion: v1
@@ -111,13 +112,13 @@ def test_the_environment_in_a_file(person: Person, tmp_path: Path) -> None:
     file = tmp_path / "web.env"
     file.write_text("old")
     file.chmod(0o644)
-    result = person.ask("--env-file", str(file), "--env-format", "sh")
+    result = person.ask("--env-file", str(file), "--env-format", "sh", "--env-exclude", "*.*")
     assert "s3cret" not in json.dumps(result)
     assert result["source"]["container"] == "web"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     shown = subprocess.run(["sh", "-c", '. "$0"; env -0', str(file)], capture_output=True, check=True, text=True).stdout
     seen = dict(entry.split("=", 1) for entry in shown.split("\0") if entry)
-    assert {name: seen.get(name) for name in VARIABLES} == VARIABLES
+    assert {name: seen.get(name) for name in VARIABLES} == {**VARIABLES, "my.property": None}
     assert seen["KEY"] == "s3cret-key"
     assert seen["POD"].startswith("web-")
     assert seen["PATH"] == os.environ["PATH"]
@@ -139,8 +140,9 @@ def test_what_cannot_be_done_is_said_before_anything_is(person: Person, tmp_path
         assert done.returncode
         assert said in done.stderr, done.stderr
     assert person.json("list", "-n", person.namespace)["intercepts"] == []
-    done = person.ask("--env-file", str(tmp_path / "x"), "--env-format", "docker", check=False)
-    assert "the variable PEM" in done.stderr
+    for form, variable in (("docker", "PEM"), ("sh", "my.property")):
+        done = person.ask("--env-file", str(tmp_path / "x"), "--env-format", form, check=False)
+        assert f"the variable {variable}" in done.stderr
     assert person.json("list", "-n", person.namespace)["intercepts"] == []
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 

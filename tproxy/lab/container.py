@@ -6,6 +6,7 @@ waiting ──start──► running ──exit, liveness──► terminated �
 import asyncio
 import logging
 import os
+import re
 import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from tproxy.errors import TproxyError
 from tproxy.kube.port import Object
 from tproxy.lab import cgroup, probes
 from tproxy.lab.api.store import now
-from tproxy.lab.enter import enter
+from tproxy.lab.enter import enter, tool
 from tproxy.lab.logs import open_log
 from tproxy.lab.probes import Probe, Prober, Threshold
 from tproxy.lab.process import Process
@@ -36,6 +37,7 @@ _STEADY_SECONDS = 60.0
 _FIRST_READINESS_SECONDS = 0.1
 _SETTLE_SECONDS = 0.02
 _RETRY_SECONDS = 1.0
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REAP_SECONDS = 2.0
 
 
@@ -161,6 +163,9 @@ class Container:
         group = place.group / identity
         group.mkdir(parents=True)
         with open_log(self._log_path) as output:
+            # The shell that starts it would drop what is no variable of a shell.
+            odd = [f"{name}={value}" for name, value in variables.items() if not _SHELL_NAME.fullmatch(name)]
+            arguments = [tool("env"), *odd, *arguments] if odd else arguments
             line = place.sandbox.command(arguments, directory, partial(place.volumes.command, self._spec, variables))
             process = Process.start(line, group, variables, output.fileno())
         self._id, self._group, self.process, self._kill_reason = identity, group, process, ""

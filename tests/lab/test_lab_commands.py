@@ -69,7 +69,11 @@ def test_a_pod_gives_its_own_environment(lab: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["moon", "--", "true"], 2, ["no place 'moon'", "laptop, user, node/1, node/2 and pod/NAMESPACE/NAME"]),
+        (
+            ["moon", "--", "true"],
+            2,
+            ["no place 'moon'", "laptop, laptop/eve, user, node/1, node/2 and pod/NAMESPACE/NAME"],
+        ),
         (["node/7", "--", "true"], 2, ["no node '7'", "node/1, node/2"]),
         (["pod/tproxy-system/tproxy-node-nod1", "--", "true"], 2, ["has no pod", "tproxy-node-node1"]),
         (["user", "--", "no-such-command"], 127, ["no-such-command: command not found"]),

@@ -13,7 +13,7 @@ from typing import Any
 
 from tproxy.errors import InvalidError, TproxyError
 from tproxy.lab.enter import enter
-from tproxy.lab.layout import PATH, Layout
+from tproxy.lab.layout import DEVELOPERS, PATH, Layout
 
 Facts = Mapping[str, Any]
 
@@ -32,11 +32,16 @@ class Entrance:
 
 
 def find(layout: Layout, facts: Facts, place: str, container: str = "") -> Entrance:
-    """The entrance of `laptop`, `user`, `node/N` or `pod/NAMESPACE/NAME`. Raises InvalidError, TproxyError."""
+    """The entrance of `laptop`, `laptop/eve`, `user`, `node/N` or `pod/NAMESPACE/NAME`.
+
+    Raises InvalidError, TproxyError.
+    """
     match place.split("/"):
         case ["laptop" | "user" | "router" as name]:
             extra = facts["laptop"]["environment"] if name == "laptop" else {"PATH": PATH}
             return _standing(layout, facts, name, extra)
+        case ["laptop", name] if name in DEVELOPERS:
+            return _standing(layout, facts, "laptop", layout.developer_environment(name))
         case ["node", name]:
             return _node(layout, facts, name)
         case ["pod", name]:
@@ -119,7 +124,12 @@ def _cgroup_of(pid: int, pod_group: Path) -> Path:
 
 
 def _places(facts: Facts) -> list[str]:
-    return ["laptop", "user", *(_node_place(node["name"]) for node in facts["nodes"])]
+    return [
+        "laptop",
+        *(f"laptop/{name}" for name in DEVELOPERS),
+        "user",
+        *(_node_place(node["name"]) for node in facts["nodes"]),
+    ]
 
 
 def _node_place(name: str) -> str:

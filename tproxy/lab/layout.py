@@ -21,6 +21,9 @@ NETNS = Path("/run/netns")
 DEFAULT_NAME = "lab"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?")
+DEVELOPERS = ("eve",)
+"""Other developers who share the laptop with its first user: `laptop/eve`."""
+
 _PLACES = r"router|laptop|user|node[1-9]|pod-[0-9a-f]{8}"
 
 BIN = Path(sys.executable).parent
@@ -93,9 +96,20 @@ class Layout:
     @property
     def laptop_environment(self) -> dict[str, str]:
         """What makes commands on the laptop find the lab's cluster and keep their files out of the real home."""
-        directory = self.place_directory("laptop")
+        return self._environment(self.place_directory("laptop"), self.laptop_kubeconfig)
+
+    def developer_kubeconfig(self, name: str) -> Path:
+        """The kubeconfig of another developer who shares the laptop."""
+        return self.state / f"{name}.kubeconfig"
+
+    def developer_environment(self, name: str) -> dict[str, str]:
+        """The same as `laptop_environment` for another developer, with a daemon of her own."""
+        return self._environment(self.place_directory("laptop") / name, self.developer_kubeconfig(name))
+
+    @staticmethod
+    def _environment(directory: Path, kubeconfig: Path) -> dict[str, str]:
         return {
-            "KUBECONFIG": str(self.laptop_kubeconfig),
+            "KUBECONFIG": str(kubeconfig),
             "XDG_RUNTIME_DIR": str(directory / "run"),
             "XDG_STATE_HOME": str(directory / "state"),
             "XDG_CONFIG_HOME": str(directory / "config"),

@@ -23,7 +23,7 @@ from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import loop as controllers
 from tproxy.lab.dns import DnsServer, Zone
 from tproxy.lab.kubelet import Kubelet, PodAccess
-from tproxy.lab.layout import Layout
+from tproxy.lab.layout import DEVELOPERS, Layout
 from tproxy.lab.pod import NodeContext
 from tproxy.lab.records import Records
 from tproxy.lab.sandbox import Sandbox, cluster_resolv_conf, write_etc
@@ -123,9 +123,12 @@ class Stage:
         }.get(place, cluster_resolv_conf())
         write_etc(directory, resolv_conf, [])
         if place == "laptop":
-            for name, path in layout.laptop_environment.items():
-                if name.startswith("XDG_"):
-                    os.mkdir(path, 0o700)
+            for name in DEVELOPERS:
+                os.mkdir(directory / name, 0o700)
+            for environment in (layout.laptop_environment, *map(layout.developer_environment, DEVELOPERS)):
+                for name, path in environment.items():
+                    if name.startswith("XDG_"):
+                        os.mkdir(path, 0o700)
         self._places[place] = await Sandbox.start(layout.netns(place), directory, place, group)
 
     def _kubelet(self, node: Node) -> Kubelet:
@@ -146,6 +149,7 @@ class Stage:
         tokens: dict[str, User] = {}
         for path, user in (
             (self._layout.laptop_kubeconfig, laptop),
+            *((self._layout.developer_kubeconfig(name), admin(name)) for name in DEVELOPERS),
             (self._layout.daemon_kubeconfig, daemons.user()),
         ):
             token = secrets.token_hex(32)

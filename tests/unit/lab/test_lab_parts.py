@@ -175,9 +175,9 @@ PLACES = {
 @pytest.mark.parametrize(
     ("place", "hint"),
     [
-        ("moon", "laptop, user, node/1, node/2 and pod/NAMESPACE/NAME"),
+        ("moon", "laptop, laptop/eve, user, node/1, node/2 and pod/NAMESPACE/NAME"),
         ("node/3", "node/1, node/2"),
-        ("node/x/y", "laptop, user"),
+        ("node/x/y", "laptop, laptop/eve, user"),
         ("pod/shop/wbe-5d9f-abcde", "web-5d9f-abcde"),
         ("pod/shop/db", "db-1-x, db-1-y"),
         ("pod/empty/web", "lab status"),

@@ -64,10 +64,10 @@ def tproxy(*arguments: str) -> None:
     _visibly("$", f"tproxy {' '.join(arguments)}", [TPROXY, *arguments])
 
 
-def laptop_tproxy(*arguments: str) -> None:
+def laptop_tproxy(*arguments: str, who: str = "laptop") -> None:
     """Run the command line on the laptop of the lab, visibly."""
-    command = [TPROXY, "lab", "exec", "--name", LAB, "laptop", "--", "tproxy", *arguments]
-    _visibly("laptop$", f"tproxy {' '.join(arguments)}", command)
+    command = [TPROXY, "lab", "exec", "--name", LAB, who, "--", "tproxy", *arguments]
+    _visibly(f"{who}$", f"tproxy {' '.join(arguments)}", command)
 
 
 def _visibly(prompt: str, shown: str, command: list[str | Path]) -> None:
@@ -87,19 +87,20 @@ def inside(place: str, *command: str) -> str:
     return subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False).stdout
 
 
-def page_color() -> str:
+def page_color(header: str = "") -> str:
     """The colours on the page, as the outside user sees it when asking several times: the service has two pods."""
-    print(f"   user$ curl {PAGE}    ({LOOKS} times)")
-    seen = inside("user", "curl", "-s", "--max-time", "5", *[PAGE] * LOOKS)
+    option = f"-H '{header}' " if header else ""
+    print(f"   user$ curl {option}{PAGE}    ({LOOKS} times)")
+    seen = inside("user", "curl", "-s", "--max-time", "5", *(["-H", header] if header else []), *[PAGE] * LOOKS)
     colors = re.findall(r'<strong id="color">(\w+)</strong>', seen)
     if len(colors) < LOOKS:
         return f"{LOOKS - len(colors)} of {LOOKS} times there is no page"
     return f"the page is {' and '.join(sorted(set(colors)))}"
 
 
-def laptop_color() -> str:
+def laptop_color(port: int = 3000) -> str:
     """What the service on the laptop says."""
-    answer = inside("laptop", "curl", "-s", "--max-time", "5", "http://localhost:3000/color")
+    answer = inside("laptop", "curl", "-s", "--max-time", "5", f"http://localhost:{port}/color")
     return json.loads(answer) if answer else "nothing"
 
 
@@ -156,6 +157,33 @@ def show(demo: Demo, sources: Path) -> None:
         laptop_tproxy("leave", "dataprocessingservice")
         return page_color()
 
+    def personal() -> str:
+        laptop_tproxy("intercept", "dataprocessingservice", "--port", "3000", "--http-header", "x-user=ada")
+        return page_color()
+
+    def second() -> str:
+        print(f"   laptop/eve$ COLOR=red python {local_source.name} --port 3001")
+        command = ["env", "COLOR=red", sys.executable, str(local_source), "--port", "3001"]
+        subprocess.Popen(
+            [TPROXY, "lab", "exec", "--name", LAB, "laptop/eve", "--", *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually("red", lambda: laptop_color(3001))
+        mapping = ("--port", "3001:3000", "--http-header", "x-user=eve")
+        laptop_tproxy("intercept", "dataprocessingservice", *mapping, who="laptop/eve")
+        laptop_tproxy("list")
+        return page_color("x-user: eve")
+
+    def everybody() -> str:
+        mine, nobodys = page_color("x-user: ada"), page_color()
+        return f"for ada {mine}, for everyone else {nobodys}"
+
+    def both_left() -> str:
+        for who in ("laptop", "laptop/eve"):
+            laptop_tproxy("leave", "dataprocessingservice", who=who)
+        return " and ".join(sorted({page_color(header) for header in ("x-user: ada", "x-user: eve", "")}))
+
     def down() -> str:
         tproxy("lab", "down", "--name", LAB)
         return leftovers()
@@ -167,6 +195,15 @@ def show(demo: Demo, sources: Path) -> None:
     demo.step("The source on the laptop is edited and reloads", "the laptop says orange", edited)
     demo.step("The page again: no build, no push, no deploy", "the page is orange", page_color)
     demo.step("The laptop leaves", "the page is green", left)
+    demo.step("It takes only requests with a header: the page for everyone", "the page is green", personal)
+    demo.step(
+        "The header travels through the web page's service",
+        "the page is orange",
+        lambda: page_color("x-user: ada"),
+    )
+    demo.step("A second developer takes the same service's requests with another header", "the page is red", second)
+    demo.step("All three at once", "for ada the page is orange, for everyone else the page is green", everybody)
+    demo.step("Both leave", "the page is green", both_left)
     demo.step("The lab goes", "nothing is left", down)
 
 

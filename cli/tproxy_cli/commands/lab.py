@@ -223,8 +223,8 @@ def delete(
 def exec_(console: Console, layout: Layout, container: str, place: str, argv: tuple[str, ...]) -> None:
     """Run a command in a place of the lab.
 
-    PLACE is laptop, laptop/eve (another developer there), user, node/N or pod/NAMESPACE/NAME; instead of a pod's name, the name of a Deployment that has
-    one pod will do. Write `--` before the command.
+    PLACE is laptop, laptop/eve (another developer there), user, node/N or pod/NAMESPACE/NAME; instead of a pod's name,
+    the name of a Deployment that has one pod will do. Write `--` before the command.
     """
     from tproxy.lab import exec as entering
     from tproxy.lab import machine

@@ -24,6 +24,9 @@ BAGGAGE = b"baggage"
 MAX_ENTRIES = 256
 """Entries of one baggage line that are looked at; the W3C asks for 64 to be carried."""
 
+FEW = 4
+"""So many matches are looked at one by one; of more, only those that a header of the request speaks for."""
+
 T = TypeVar("T")
 Fields = Mapping[bytes, Sequence[bytes]]
 """Values of the wanted headers by lower-case name."""
@@ -38,11 +41,19 @@ class Chooser(Generic[T]):
     The order is the precedence (`tproxy.model.conflict`). Immutable.
     """
 
-    __slots__ = ("_choices", "_wanted")
+    __slots__ = ("_by_field", "_choices", "_others", "_wanted")
 
     def __init__(self, choices: Iterable[tuple[Match, T]]) -> None:
         listed = list(choices)
         self._choices = [(_compile(match), result) for match, result in listed]
+        self._by_field: dict[tuple[bytes, bytes], list[int]] = {}  # where there are many: by a header they need
+        self._others: list[int] = []
+        for number, (match, _) in enumerate(listed if len(listed) > FEW else ()):
+            exact = next((header for header in match.headers if not header.regex), None)
+            if exact is None:
+                self._others.append(number)
+            else:
+                self._by_field.setdefault((exact.name.encode(), as_bytes(exact.value)), []).append(number)
         names = {header.name.encode() for match, _ in listed for header in match.headers}
         if any(match.baggage for match, _ in listed):
             names.add(BAGGAGE)
@@ -63,10 +74,18 @@ class Chooser(Generic[T]):
                 if lower in wanted:
                     fields.setdefault(lower, []).append(value.strip(b" \t"))
         path = path_of(target)
-        for holds, result in self._choices:
+        for holds, result in self._candidates(fields) if self._by_field else self._choices:
             if holds(method, path, fields):
                 return result
         return None
+
+    def _candidates(self, fields: Fields) -> "list[tuple[Predicate, T]]":
+        """In order, those whose one header is there."""
+        numbers = list(self._others)
+        for name, values in fields.items():
+            for value in values:
+                numbers += self._by_field.get((name, value), ())
+        return [self._choices[number] for number in sorted(set(numbers))]
 
 
 def path_of(target: bytes) -> bytes:

@@ -164,6 +164,36 @@ def test_every_claim_wins_all_of_its_ports_or_loses_to_a_winner_that_excludes_it
 
 
 @given(claims)
+def test_it_is_what_looking_at_every_pair_gives(some: list[Claim]) -> None:
+    accepted: list[Claim] = []
+    rank = lambda each: (  # noqa: E731
+        not (each.live and each.holding),
+        not each.live,
+        each.intercept.created,
+        each.intercept.uid,
+    )
+    for each in sorted(some, key=rank):
+        ports = set(each.intercept.ports)
+        if not any(
+            ports & set(other.intercept.ports) and exclude(each.intercept.match, other.intercept.match)
+            for other in accepted
+        ):
+            accepted.append(each)
+    assert {each.intercept.uid for each in some} - decide(some).losers.keys() == {
+        each.intercept.uid for each in accepted
+    }
+
+
+def test_hundreds_of_people_share_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not every pair of them has to be looked at."""
+    looked = []
+    monkeypatch.setattr("tproxy.model.conflict.exclude", lambda *pair: looked.append(pair) or exclude(*pair))
+    people = [personal(f"p{n:04}", Match((HeaderMatch("x-user", f"p{n}"),), method="GET"), age=n) for n in range(500)]
+    assert len(decide(people).winners[PORT]) == 500
+    assert len(looked) < 5000
+
+
+@given(claims)
 def test_winners_of_a_port_never_exclude_each_other(some: list[Claim]) -> None:
     for won in decide(some).winners.values():
         for one, other in itertools.combinations(won, 2):

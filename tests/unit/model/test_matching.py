@@ -137,6 +137,23 @@ def test_the_first_that_holds_is_chosen() -> None:
     assert Chooser[int]([]).choose(b"GET", b"/", ada) is None
 
 
+_words = st.sampled_from(["a", "b", "c"])
+_alike = st.builds(
+    Match,
+    headers=st.lists(st.builds(HeaderMatch, st.sampled_from(["x", "y"]), _words, st.booleans()), max_size=2).map(tuple),
+    method=st.just("GET"),
+)
+
+
+@given(
+    st.lists(_alike, min_size=5, max_size=12),
+    st.lists(st.tuples(st.sampled_from([b"x", b"Y", b"z"]), _words.map(str.encode)), max_size=4),
+)
+def test_many_are_chosen_from_as_few_are(many: list[Match], headers: Headers) -> None:
+    expected = next((n for n, match in enumerate(many) if holds(match, headers=headers)), None)
+    assert Chooser([(match, n) for n, match in enumerate(many)]).choose(b"GET", b"/", headers) == expected
+
+
 @given(matches, st.binary(max_size=20), st.binary(max_size=40), st.lists(st.tuples(st.binary(), st.binary())))
 def test_no_request_is_too_odd(match: Match, method: bytes, target: bytes, headers: Headers) -> None:
     assert holds(match, method, target, headers) in (True, False)

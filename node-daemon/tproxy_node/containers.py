@@ -3,6 +3,9 @@
 Everything here blocks, and on a hostile container possibly for ever (a page fault that its user-space file system
 answers when it likes): call it in a thread that nobody waits for without a limit.
 
+Processes in the node's own mount namespace are not the container's, whatever their cgroup says: runtimes keep helpers
+there (CRI-O's conmon), and what such a process has as its root is the node's.
+
 A volume is read only if the kubelet filled it: such a directory has the link `..data` to the directory of the current
 content, which the kubelet replaces as a whole; a single file of it (`subPath`) comes from such a directory. So a path
 that the container has bent towards something else it can see, a hostPath perhaps, gives nothing.
@@ -98,7 +101,7 @@ class Containers:
             except FileNotFoundError:
                 continue
             try:
-                if _container_of(descriptor) == container_id:
+                if _container_of(descriptor) == container_id and not self._is_nodes(descriptor):
                     self._first[container_id] = pid
                     yield descriptor
                     return
@@ -106,6 +109,11 @@ class Containers:
                 os.close(descriptor)
         self._first.pop(container_id, None)
         raise NoProcessError
+
+    def _is_nodes(self, process: int) -> bool:
+        """Whether a process sees the node's file systems; raises OSError rather than guess."""
+        node, its = os.stat(self._root / "1" / "ns" / "mnt"), os.stat("ns/mnt", dir_fd=process)
+        return (node.st_dev, node.st_ino) == (its.st_dev, its.st_ino)
 
     def _candidates(self, container_id: str) -> Iterator[int]:
         """Where the first process may be: where it was, then by looking at all processes, the oldest first."""

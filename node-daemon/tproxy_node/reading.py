@@ -1,7 +1,8 @@
 """What a laptop may read of a container of its Session's namespace: the environment, and the files it was given.
 
 --environment, --files    node   the node reads                                                  the default
-                          user   the node says: ask the API server, with the rights you have yourself
+                          user   the node says: ask the API server, with the rights you have yourself;
+                                 so it does of pods in a sandbox (gVisor, Kata)
                           off    nobody reads through this node daemon
 """
 
@@ -16,6 +17,7 @@ from tproxy.env.archive import ArchiveError, pack
 from tproxy.env.records import RecordError, RecordKind, record
 from tproxy.model.flow import FlowKind, ResetReason
 from tproxy.model.pod import Container, Pod
+from tproxy.netns.refusal import refusal
 from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy_node.containers import Containers, NoProcessError, TooLargeError
@@ -91,9 +93,10 @@ class Reading:
             if readers == "off":
                 what = "environment" if request.protocol == "environ" else "files"
                 raise _RefusedError(ResetReason.DENIED, f"containers' {what} may not be read in this cluster")
-            self._find(identity, conn)
+            pod, _ = self._find(identity, conn)
             conn.accept()
-            if readers == "user":
+            # The processes of a sandbox are the sandbox's: what they were given is not what the container was.
+            if readers == "user" or refusal(False, pod.runtime_class) is not None:
                 await answer.send(record(RecordKind.OWN_RIGHTS))
             else:
                 log.info(
@@ -115,7 +118,7 @@ class Reading:
             conn.reset(ResetReason.INTERNAL, "the node daemon failed")
 
     async def _environ(self, identity: Identity, conn: Conn, answer: "_Answer") -> None:
-        container = self._find(identity, conn)
+        _, container = self._find(identity, conn)
         block = await self._read(lambda: self._containers.environ(container))
         await answer.send(record(RecordKind.ENVIRON, block))
 
@@ -124,7 +127,7 @@ class Reading:
         sent: bytes | None = None
         signature: tuple[object, ...] | None = None
         while True:
-            container = self._find(identity, conn)
+            _, container = self._find(identity, conn)
             try:
                 seen = await self._read(lambda one=container: self._containers.signature(one))  # type: ignore[misc]
                 if seen != signature:
@@ -141,8 +144,8 @@ class Reading:
                 raise _RefusedError(ResetReason.LIMIT, str(error)) from error
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _find(self, identity: Identity, conn: Conn) -> Container:
-        """The container asked for, if it is the session's business."""
+    def _find(self, identity: Identity, conn: Conn) -> tuple[Pod, Container]:
+        """The pod and container asked for, if they are the session's business."""
         namespace, _, name = conn.request.pod.partition("/")
         pods = [pod for pod in self._pods() if (pod.namespace, pod.name) == (namespace, name)]
         # The same answer whether it exists or not.
@@ -151,7 +154,7 @@ class Reading:
         pod, wanted = pods[0], conn.request.container
         for container in pod.containers:
             if container.name == wanted:
-                return container
+                return pod, container
         known = ", ".join(container.name for container in pod.containers)
         raise _RefusedError(ResetReason.UNREACHABLE, f"pod {name} has no container {wanted}; it has {known}")
 

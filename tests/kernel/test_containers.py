@@ -48,6 +48,7 @@ class Runtime:
         self.volume({"app.yaml": b"colour: green", "a/b": b"deep"})
         self._group = cgroup.mount_point() / f"{PREFIX}{uuid.uuid4().hex[:8]}" / f"pod{uuid.uuid4()}" / ID
         self._process: subprocess.Popen[bytes] | None = None
+        self._helper: subprocess.Popen[bytes] | None = None
 
     def volume(self, entries: dict[str, bytes], name: str = "config") -> Path:
         """Make or change a volume."""
@@ -77,6 +78,17 @@ class Runtime:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"started\n"
 
+    def start_helper(self) -> None:
+        """What CRI-O does: a process of the runtime in the container's cgroup, older than any of the container."""
+        self._group.mkdir(parents=True, exist_ok=True)
+        script = 'echo $$ > "$0/cgroup.procs"; echo started; exec sleep 600'
+        environment = {"PATH": os.environ["PATH"], "SECRET": SECRET}
+        self._helper = subprocess.Popen(
+            ["sh", "-ec", script, str(self._group)], stdout=subprocess.PIPE, env=environment
+        )
+        assert self._helper.stdout is not None
+        assert self._helper.stdout.readline() == b"started\n"
+
     def end(self) -> None:
         """End the process."""
         if self._process is not None:
@@ -86,6 +98,9 @@ class Runtime:
 
     def close(self) -> None:
         self.end()
+        if self._helper is not None:
+            self._helper.kill()
+            self._helper.communicate()
         with contextlib.suppress(FileNotFoundError):
             cgroup.end(self._group.parents[1])
 
@@ -120,6 +135,18 @@ def test_the_environment_of_the_first_process(runtime: Runtime, containers: Cont
         containers.environ(Container("app", id=ID))
     runtime.start(COLOUR="blue")  # the container is started anew, with the same name for once
     assert environ.parse(containers.environ(Container("app", id=ID)))["COLOUR"] == "blue"
+
+
+def test_helpers_of_the_runtime_are_not_the_container(runtime: Runtime, containers: Containers) -> None:
+    runtime.start_helper()
+    container = Container("app", id=ID, given=("/etc/config", "/", "/etc", str(runtime.node)))
+    for read in (containers.environ, containers.files, containers.signature):
+        with pytest.raises(NoProcessError):
+            read(container)
+    runtime.start(runtime.mount(), COLOUR="green")
+    found = environ.parse(containers.environ(container))
+    assert (found["COLOUR"], found.get("SECRET")) == ("green", None)
+    assert seen(containers)["/etc/config/app.yaml"] == b"colour: green"
 
 
 @pytest.mark.parametrize("extra", ["", ",+dac_read_search"])

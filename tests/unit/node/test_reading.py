@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +163,16 @@ def test_an_administrator_switches_each_off(protocol: str) -> None:
     for choice, scenario in (("off", off), ("user", own)):
         settings = {"environ": (choice, "node"), "files": ("node", choice)}[protocol]
         play(scenario, *settings)
+
+
+@pytest.mark.parametrize("protocol", ["environ", "files"])
+def test_of_a_sandboxed_pod_the_node_reads_nothing(protocol: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.told.error = AssertionError("nothing is read")
+        scene.pods = [replace(pod, runtime_class="gvisor") for pod in PODS]
+        assert await scene.answer(protocol) == (RecordKind.OWN_RIGHTS, b"")
+
+    play(scenario)
 
 
 def test_files_are_sent_again_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:

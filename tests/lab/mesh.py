@@ -22,8 +22,12 @@ SO_ORIGINAL_DST = 80
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 MARK = 0x539
 
+EXCLUDED = 8081
+"""A port that the sidecar leaves alone, as an annotation can ask for."""
+
 SIDECAR = """
 *nat
+-A PREROUTING -p tcp --dport {excluded} -j RETURN
 -A PREROUTING -p tcp -j REDIRECT --to-ports {inbound}
 -A OUTPUT -s {bound} -o lo -j RETURN
 -A OUTPUT -o lo ! -d {loopback} -p tcp -m owner --uid-owner 1337 -j REDIRECT --to-ports {inbound}
@@ -60,7 +64,9 @@ def install(kind: str) -> None:
         if "REDIRECT" in subprocess.run([f"{tool}-save"], capture_output=True, text=True, check=True).stdout:
             continue
         loopback, bound = LOOPBACK[family]
-        rules = RULES[kind].format(inbound=inbound, outbound=outbound, loopback=loopback, bound=bound)
+        rules = RULES[kind].format(
+            inbound=inbound, outbound=outbound, loopback=loopback, bound=bound, excluded=EXCLUDED
+        )
         subprocess.run([f"{tool}-restore", "--noflush"], input=rules, text=True, check=True)
         if kind == "ambient":
             for line in ROUTES:

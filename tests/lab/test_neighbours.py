@@ -66,7 +66,7 @@ def manifests() -> str:
     late = "while [ ! -e /srv/shared/go ]; do sleep 0.05; done; exec python " + " ".join(HELLO)
     shared = {"volumes": [{"name": "shared", "emptyDir": {}}]}
     mount = [{"name": "shared", "mountPath": "/srv/shared"}]
-    second = {"name": "second", "command": ["python", HELLO[0], "--port", "8081"], "env": app()["env"]}
+    second = app("python", HELLO[0], "--port", "8081", name="second", ports=[{"name": "other", "containerPort": 8081}])
     ports = [{"name": "http", "containerPort": 8080, "hostPort": 9080}]
     plain: dict[str, Any] = {"nodeName": "node1"}
     specs: dict[str, dict[str, Any]] = {
@@ -82,9 +82,13 @@ def manifests() -> str:
             "containers": [app("python", "-c", RESOLVING)],
         },
     }
+    joining = "while [ ! -e /srv/shared/go ]; do sleep 0.05; done; exec python " + f"{HERE / 'mesh.py'} ambient"
+    proxy = {"name": "proxy", "command": ["sh", "-c", joining], "volumeMounts": mount}
+    specs["joining"] = {**shared, "containers": [app(volumeMounts=mount), proxy]}
     for mesh in MESHES:
         proxy = {"name": "proxy", "command": ["python", str(HERE / "mesh.py"), mesh]}
-        specs[mesh] = {"containers": [proxy, app(readinessProbe=PROBE)]}
+        others = [second] if mesh == "sidecar" else []
+        specs[mesh] = {"containers": [proxy, app(readinessProbe=PROBE), *others]}
     made = []
     for name, spec in specs.items():
         labels = {"app": name}
@@ -218,6 +222,37 @@ def test_the_pods_own_connections_behind_a_meshs_proxy(scene: Scene) -> None:
             done = scene.lab.run("exec", "-c", "app", place, "--", "curl", "-sg", "--max-time", "5", target)
             assert done.stdout.split()[0] == scene.pod("plain")["name"]
             assert len([line for line in scene.passed(mesh) if line[0] == "outbound"]) > before
+
+
+def test_a_port_that_the_mesh_leaves_alone(scene: Scene, backend: str) -> None:
+    """TPROXY rules cannot tell it from the others, so it stays with the app: no intercept, but no hang either."""
+    name = scene.pod("sidecar")["name"]
+    urls = [url.replace("8080", "8081") for url in scene.urls("sidecar")]
+    with scene.untouched("sidecar"):
+        scene.json("intercept", "sidecar", "-p", "3000:8081", "-n", scene.namespace)
+        expected = "laptop" if backend == "sk_lookup" else name
+        assert [scene.ask(url) for url in urls] == [expected, expected]
+        scene.tproxy("leave", "sidecar", "-n", scene.namespace)
+        for url in urls:
+            scene.lab.wait(lambda: scene.ask(url) == name, "the pod's own answer")  # noqa: B023
+
+
+def test_a_mesh_that_takes_a_pod_in_while_it_is_intercepted(scene: Scene, backend: str) -> None:
+    """TPROXY rules have to be made anew then: the docs say to leave, and to intercept again."""
+    pod = scene.pod("joining")
+    with scene.intercepted("joining"):
+        assert [scene.ask(url) for url in scene.urls("joining")] == ["laptop", "laptop"]
+        scene.lab.run("exec", "-c", "app", f"pod/{scene.namespace}/{pod['name']}", "--", "touch", "/srv/shared/go")
+        log = f"pod/{scene.namespace}/{pod['name']}"
+        scene.lab.wait(lambda: "ready" in scene.lab.run("logs", log, "-c", "proxy").stdout, "the mesh's proxy")
+        if backend == "tproxy":
+            scene.tproxy("leave", "joining", "-n", scene.namespace)
+            scene.json("intercept", "joining", "-p", "3000:8080", "-n", scene.namespace)
+        for url in scene.urls("joining"):
+            before = len(scene.passed("joining"))
+            assert scene.ask(url) == "laptop"
+            assert len(scene.passed("joining")) > before
+    scene.lab.wait(lambda: scene.ask(scene.urls("joining")[0]) == pod["name"], "the pod's own answer")
 
 
 def test_by_node_port_and_service(scene: Scene) -> None:

@@ -1,7 +1,8 @@
 """What a personal intercept costs: direct, through one HAProxy with the same rule, and through tproxy, in one run.
 
 Unmatched requests are everybody's on the port; matched ones go to the laptop, for HAProxy over the three HAProxies of
-`chain.py`. The same server answers on both sides. Each figure is the median of alternating rounds; quote the ratios.
+`chain.py`. The same server answers on both sides. Rounds alternate; p50 is the least disturbed round's, the others are
+medians; quote the ratios.
 Run as root, with haproxy installed: `.venv/bin/python bench/personal.py`.
 """
 
@@ -81,7 +82,8 @@ def compare(rounds: int, seconds: float, directory: Path) -> None:
         for connections in CONNECTIONS:
             for path in PATHS:
                 if rows := found.get((path, matched, connections)):
-                    rate, p50, p99 = (statistics.median(column) for column in zip(*rows, strict=True))
+                    rate, p99 = (statistics.median(row[column] for row in rows) for column in (0, 2))
+                    p50 = min(row[1] for row in rows)
                     kind = "direct" if path == "direct" else f"{path}, {'matched' if matched else 'unmatched'}"
                     print(f"{kind:24}{connections:4} conn {p50:10,.0f}{p99:10,.0f}{rate:12,.0f}")
     print(f"node daemon: {idle:.0f} MiB before, {rss_mib(daemon):.0f} MiB after")

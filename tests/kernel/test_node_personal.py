@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import uvloop
 from tproxy_node.desired import Route
+from tproxy_node.personal import ports
 from tproxy_node.plan import PodRef
 from tproxy_node.relay import Limits, PodRelay, Relay
 
@@ -280,5 +281,53 @@ def test_slow_readers_cost_their_own_window(play: Play) -> None:
             client.writer.transport.resume_reading()
             await client.reader.readuntil(b"\r\n\r\n")
             assert len(await client.reader.readexactly(size)) == size
+
+    play(scenario)
+
+
+def test_clients_that_never_finish_a_request(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held back for all of them has a limit; behind it the app gets what they send, as without us."""
+    monkeypatch.setattr(ports, "MAX_HELD", 50_000)
+    beginning = PLAIN[:-2] + b"X-Pad: " + bytes(10_000).replace(b"\0", b"p")
+
+    async def scenario(scene: Scene) -> None:
+        got: list[bytes] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1 << 16):
+                got.append(data)
+            writer.close()
+
+        listener = scene.network.pod.listen(POD_IP4, PORT)
+        async with await asyncio.start_server(serve, sock=listener), contextlib.AsyncExitStack() as clients:
+            for _ in range(8):
+                client = await clients.enter_async_context(scene.client())
+                client.writer.write(beginning)
+            await until(lambda: sum(map(len, got)) >= 3 * len(beginning))
+            assert scene.relay.held <= 50_000
+            async with scene.client() as client:
+                assert await client.ask(ADAS) == "uid-ada 1"  # what is complete needs no room
+        await until(lambda: scene.relay.held == 0)
+
+    play(scenario)
+
+
+def test_a_head_of_a_megabyte(play: Play) -> None:
+    """It is the app's to refuse, whosever it is."""
+
+    async def scenario(scene: Scene) -> None:
+        request = ADAS[:-2] + b"A: %s\r\n\r\n" % bytes(1_000_000).replace(b"\0", b"a")
+        got = bytearray()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while len(got) < len(request):
+                got.extend(await reader.read(1 << 16))
+            writer.write(page(b"app 1"))
+
+        listener = scene.network.pod.listen(POD_IP4, PORT)
+        async with await asyncio.start_server(serve, sock=listener), scene.client() as client:
+            assert await client.ask(request) == "app 1"
+            assert bytes(got) == request
+            assert scene.relay.held == 0
 
     play(scenario)

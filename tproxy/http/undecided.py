@@ -9,6 +9,9 @@ from tproxy.http.head import MAX_HEAD, RequestReader
 HOLD_SECONDS = 0.5
 """A request whose head stops arriving is shown to the default upstream after so long, which may care."""
 
+MAX_LINE = 16 * 1024
+"""Bytes of a request line that are held back: looking at it anew with each byte must not cost much."""
+
 _BEGINNING = re.compile(
     rb"[A-Z\-]{1,32}+(?: (?:[!-~]++(?: (?:H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01]\r?)?)?)?)?)?)?)?)?)?)?)?"
 )
@@ -62,7 +65,9 @@ class Undecided:
             return False
         if held == b"\r":
             return True
-        if held.find(b"\n") >= 0:
+        if held.find(b"\n", 0, MAX_LINE) >= 0:
             return RequestReader.is_line(held)
+        if len(held) >= MAX_LINE:
+            return False
         found = _BEGINNING.match(held)
         return found is not None and found.end() == len(held)

@@ -5,6 +5,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
+from tproxy.http.greeting import Greeting
 from tproxy.model.flow import Address
 from tproxy.steer.port import Attachment
 from tproxy.tunnel.bridge import abort_with_reset
@@ -28,7 +29,13 @@ class ToApp:
         self._splices: set[Splice] = set()
 
     def join(
-        self, transport: asyncio.Transport, source: Address, destination: Address, why: str, first: bytes = b""
+        self,
+        transport: asyncio.Transport,
+        source: Address,
+        destination: Address,
+        why: str,
+        first: bytes = b"",
+        greeting: Greeting | None = None,
     ) -> None:
         """Join a client with the app, at the address that it meant; the app gets the bytes that were read already."""
         self._relay.opened[f"app_{why}"] += 1
@@ -49,6 +56,8 @@ class ToApp:
         splice.client.connection_made(transport)
         if first:
             splice.client.data_received(first)
+        if greeting is not None:
+            splice.client.filter, splice.app.filter = (one.feed for one in greeting.filters())
         connecting = self._relay.tasks.start(self._connect(splice, upstream, destination), "upstream")
         splice.over.add_done_callback(lambda _: connecting.cancel() if not splice.app.connected else None)
 

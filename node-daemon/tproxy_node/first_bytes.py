@@ -6,41 +6,60 @@
 
 The connection to the laptop is open all the while, so nobody waits for anybody, whoever speaks first. Only when the
 laptop refuses before the client has said anything does the client learn it a little later: it might be a probe.
+
+HTTP/2, and so gRPC, is another matter: the client says what it wants only after it has been greeted. Where a probe may
+come from, we greet (`tproxy.http.greeting`), whether the laptop does or not.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import cast
 
-from tproxy.http.probe import Verdict
+from tproxy.http.greeting import OUR_SETTINGS, Greeting, are_settings
+from tproxy.http.probe import Verdict, speaks_http2
 from tproxy.model.flow import ResetReason
 from tproxy.tunnel.bridge import Bridge
 from tproxy.tunnel.conn import Buffer, Conn
+from tproxy_node.greeted import Greeted
 
 REFUSAL_SECONDS = 0.2
 """How long a client that has said nothing is kept after the laptop refused its connection."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A client that is the app's: its transport, what it has sent, and how it was greeted, if it was."""
+
+    transport: asyncio.Transport
+    data: bytes
+    greeting: Greeting | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What tells a probe: by first bytes, and by the first request of HTTP/2, None where that cannot be a probe's."""
+
+    by_bytes: Callable[[bytes], Verdict]
+    by_request: Callable[[Iterable[tuple[bytes, bytes]]], bool] | None = None
+
+
 class FirstBytes(asyncio.Protocol):
     """Stands in for `bridge`, as the protocol of its transport and the sink of its `conn`, until somebody speaks.
 
-    `classify` gets what the client sent so far. `on_settled` is called with None when the bridge takes over, else with
-    the transport and the bytes of a probe; the bridge never hears of the transport again then.
+    `on_settled` is called with None when the bridge takes over, else with a probe; the bridge never hears of its
+    transport again then.
     """
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        conn: Conn,
-        classify: Callable[[bytes], Verdict],
-        on_settled: Callable[[tuple[asyncio.Transport, bytes] | None], None],
-    ) -> None:
+    def __init__(self, bridge: Bridge, conn: Conn, checks: Checks, on_settled: Callable[[Probe | None], None]) -> None:
         self._bridge = bridge
         self._conn = conn
-        self._classify = classify
+        self._checks = checks
         self._on_settled = on_settled
         self._transport: asyncio.Transport | None = None
         self._held = b""
+        self._early: list[Buffer] = []  # of the laptop, while the client is greeted; bounded by the credit
+        self._greeting: Greeting | None = None
         self._refused: tuple[ResetReason, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._settled = False
@@ -55,14 +74,35 @@ class FirstBytes(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The client speaks."""
+        if self._greeting is None and self._checks.by_request is not None and speaks_http2(self._held + data):
+            self._greet()
+        if self._greeting is not None:
+            self._listen(self._greeting, data)
+            return
         data = self._held + data
-        verdict = self._classify(data)
+        verdict = self._checks.by_bytes(data)
         if verdict is Verdict.UNFINISHED:
             self._held = data
         elif verdict is Verdict.PROBE and self._transport is not None:
-            self._settle((self._transport, data))
+            self._settle(Probe(self._transport, data))
         else:
             self._held = data
+            self._join()
+
+    def _greet(self) -> None:
+        self._greeting = Greeting()
+        if self._transport is not None:
+            self._transport.write(OUR_SETTINGS)
+
+    def _listen(self, greeting: Greeting, data: bytes) -> None:
+        answer = greeting.feed(data)
+        if answer and self._transport is not None:
+            self._transport.write(answer)
+        by_request = self._checks.by_request
+        if greeting.fields is not None and by_request is not None and by_request(greeting.fields):
+            if self._transport is not None:
+                self._settle(Probe(self._transport, greeting.held, greeting))
+        elif greeting.fields is not None or greeting.failed:
             self._join()
 
     def eof_received(self) -> bool:
@@ -84,13 +124,18 @@ class FirstBytes(asyncio.Protocol):
 
     def conn_data(self, data: Buffer) -> None:
         """The laptop speaks."""
+        if self._greeting is None and self._checks.by_request is not None and not self._held and are_settings(data):
+            self._greet()
+        if self._greeting is not None:
+            self._early.append(data)
+            return
         self._join()
         self._bridge.conn_data(data)
 
     def conn_eof(self) -> None:
         """The laptop has nothing to say."""
         self._join()
-        self._bridge.conn_eof()
+        self._conn.sink.conn_eof()
 
     def conn_reset(self, reason: ResetReason, detail: str) -> None:
         """The laptop refuses, or is gone: so it is for the client, unless that turns out to be a probe."""
@@ -107,20 +152,31 @@ class FirstBytes(asyncio.Protocol):
         if self._settled:
             return
         held, self._held = self._held, b""
+        greeting = self._greeting
+        if greeting is not None:
+            held = greeting.held
         self._settle(None)
         if held:
             self._bridge.data_received(held)
+        for data in self._early:
+            self._conn.sink.conn_data(data)
 
-    def _settle(self, probe: tuple[asyncio.Transport, bytes] | None) -> None:
+    def _settle(self, probe: Probe | None) -> None:
         if self._settled:
             return
         self._settled = True
         if self._timer is not None:
             self._timer.cancel()
         self._on_settled(probe)
-        if probe is None:
-            self._conn.sink = self._bridge
-            if self._transport is not None:
-                self._transport.set_protocol(self._bridge)
-            if self._refused is not None:
-                self._bridge.conn_reset(*self._refused)
+        if probe is not None:
+            for data in self._early:
+                self._conn.consumed(len(data))
+            return
+        if self._greeting is not None and self._refused is None:
+            Greeted(self._bridge, self._transport, self._conn, self._greeting)
+            return
+        self._conn.sink = self._bridge
+        if self._transport is not None:
+            self._transport.set_protocol(self._bridge)
+        if self._refused is not None:
+            self._bridge.conn_reset(*self._refused)

@@ -9,18 +9,19 @@ import asyncio
 import ipaddress
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tproxy.errors import TproxyError
-from tproxy.http.probe import KUBELET, agents
+from tproxy.http.probe import KUBELET, Verdict, agents, asks_as_checker, classify
 from tproxy.kube.port import NODES, Cluster
 from tproxy.netns.addresses import IPAddress, addresses_of
 from tproxy.netns.gateways import gateways_of
 from tproxy.netns.handle import Netns
 from tproxy.steer.port import Attachment
 from tproxy.steer.sock_diag import ListenerList
+from tproxy_node.first_bytes import Checks
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,20 @@ class Probing:
     def __init__(self, prefixes: Iterable[str] = (KUBELET,)) -> None:
         self.agents = agents(tuple(prefixes))
         self.addresses: frozenset[str] = frozenset()
+
+    def checks(self, from_node: bool, inside: bool, otherwise: Callable[[], bool] = lambda: False) -> Checks:
+        """What tells probes among connections from a node's address, or from inside the pod, or from elsewhere.
+
+        Where `otherwise` holds when a client speaks, it goes the way of a probe too.
+        """
+
+        def by_bytes(data: bytes) -> Verdict:
+            return Verdict.PROBE if otherwise() else classify(data, self.agents, from_node)
+
+        def by_request(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+            return otherwise() or asks_as_checker(fields, self.agents)
+
+        return Checks(by_bytes, by_request if from_node or inside else None)
 
     async def follow(self, cluster: Cluster, node: str, proc: Path) -> None:
         """Keep `addresses` up to date for ever."""
@@ -86,6 +101,11 @@ class PodProbing:
     def close(self) -> None:
         """Look no more. Idempotent."""
         self._listeners.close()
+
+
+def is_inside(source: str, destination: str) -> bool:
+    """Whether a connection comes from the pod itself, as those of a mesh's agent do."""
+    return source == destination or ipaddress.ip_address(source.partition("%")[0]).is_loopback
 
 
 def _own_addresses(proc: Path) -> frozenset[IPAddress]:

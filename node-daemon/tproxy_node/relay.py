@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from tproxy.http.probe import Verdict, classify
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
 from tproxy.model.intercept import MAX_DRAIN_SECONDS
 from tproxy.netns.handle import Netns
@@ -28,12 +27,12 @@ from tproxy_node.apps import ToApp
 from tproxy_node.desired import Route, Routes
 from tproxy_node.ending import Take
 from tproxy_node.farewell import Farewell
-from tproxy_node.first_bytes import FirstBytes
+from tproxy_node.first_bytes import FirstBytes, Probe
 from tproxy_node.personal.ports import PersonalPorts
 from tproxy_node.personal.tally import Tally
 from tproxy_node.plan import PodRef
 from tproxy_node.pool import Pool, Pools
-from tproxy_node.probing import PodProbing, Probing
+from tproxy_node.probing import PodProbing, Probing, is_inside
 from tproxy_node.tunnelled import Tunnelled
 from tproxy_node.udp import UdpRelay
 
@@ -341,21 +340,20 @@ class PodRelay:
             connection.connection_made(transport)
             return
 
-        def settled(probe: tuple[asyncio.Transport, bytes] | None) -> None:
+        def settled(probe: Probe | None) -> None:
             if probe is None:
                 self._relay.opened["laptop"] += 1
                 return
             Farewell(conn)
             connection.forget_client()
             self.tunnelled_lost(connection)
-            self._apps.join(probe[0], source, destination, "left" if connection.leaving else "probe", probe[1])
+            why = "left" if connection.leaving else "probe"
+            self._apps.join(probe.transport, source, destination, why, probe.data, probe.greeting)
 
-        agents, from_node = self._relay.probing.agents, self._from_node(source)
-
-        def verdict(data: bytes) -> Verdict:
-            return Verdict.PROBE if connection.leaving else classify(data, agents, from_node)
-
-        first = FirstBytes(connection, conn, verdict, settled)
+        checks = self._relay.probing.checks(
+            self._from_node(source), is_inside(source.host, destination.host), lambda: connection.leaving
+        )
+        first = FirstBytes(connection, conn, checks, settled)
         transport.set_protocol(first)
         first.connection_made(transport)
 

@@ -42,6 +42,7 @@ class Greeting:
         self.fields: list[tuple[bytes, bytes]] | None = None
         self.failed = False
         self.acknowledged = False  # the client has acknowledged our SETTINGS
+        self.answered = False  # we have acknowledged the client's
         self._rest = b""  # not yet understood
         self._held: list[bytes] = []
         self._size = 0
@@ -93,7 +94,8 @@ class Greeting:
             self._rest = self._rest[size:]
             return bytes([0, 0, 8, _PING, _ACK, 0, 0, 0, 0]) + payload
         self._keep(size)
-        if kind == _SETTINGS:
+        if kind == _SETTINGS and not self.answered:
+            self.answered = True
             return _ACK_OF_SETTINGS
         if kind == _HEADERS:
             self._block = _unpadded(flags, payload)
@@ -113,6 +115,10 @@ class Greeting:
             self.fields = [(bytes(name), bytes(value)) for name, value in Decoder().decode(self._block, raw=True)]
         except (HPACKError, ValueError, IndexError):
             self.failed = True
+
+    def filters(self) -> tuple["DropAck", "DropAck"]:
+        """What the client, and the server that gets what is `held`, send from now on must go through."""
+        return DropAck(done=self.acknowledged), DropAck(done=not self.answered)
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

@@ -2,11 +2,12 @@
 
 HTTP    a request whose User-Agent begins with one of the checkers' names, from wherever
 HTTPS   from a node only: a ClientHello without the name of a server, as a kubelet sends it to a bare address
+gRPC    from a node or the pod itself only: the same User-Agents, in the first request of an HTTP/2 connection
 """
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tproxy.http import client_hello
 
@@ -14,6 +15,7 @@ KUBELET = "kube-probe/"
 MAX_HEAD = 16 * 1024
 """Bytes of a request's head, or of a ClientHello, that are looked at."""
 
+_HTTP2 = b"PRI"
 _REQUEST_LINE = re.compile(rb"[A-Z]{1,32} [^ ]+ HTTP/1\.[01]")
 _USER_AGENT = b"user-agent"
 
@@ -55,3 +57,13 @@ def classify(first: bytes, prefixes: tuple[bytes, ...], from_node: bool) -> Verd
         if name.lower() == _USER_AGENT:
             return Verdict.PROBE if value.strip().startswith(prefixes) else Verdict.OTHER
     return Verdict.OTHER
+
+
+def speaks_http2(first: bytes) -> bool:
+    """Whether the client's `first` bytes are the beginning of an HTTP/2 connection, as far as they go."""
+    return first[: len(_HTTP2)] == _HTTP2
+
+
+def asks_as_checker(fields: Iterable[tuple[bytes, bytes]], prefixes: tuple[bytes, ...]) -> bool:
+    """Whether a request of HTTP/2 is a checker's."""
+    return any(name == _USER_AGENT and value.startswith(prefixes) for name, value in fields)

@@ -60,6 +60,9 @@ class Side(asyncio.Protocol):
         self.listener: Callable[[bytes], bool] | None = None
         """Hears what this side sends before it is passed on; if it says so, it is not passed on."""
 
+        self.filter: Callable[[bytes], bytes] | None = None
+        """What this side sends goes through it."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected: what the peer has sent meanwhile goes out now."""
         self.connected = True
@@ -76,6 +79,8 @@ class Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes for the peer."""
         if self.listener is not None and self.listener(data):
+            return
+        if self.filter is not None and not (data := self.filter(data)):
             return
         peer = self.peer
         if peer._transport is not None:

@@ -10,6 +10,7 @@
 import argparse
 import os
 import socket
+import ssl
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -55,6 +56,13 @@ class Server(ThreadingHTTPServer):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tls", metavar="FILE", help="certificate and key")
     options = parser.parse_args()
     print(f"{POD} listens on {options.port}", flush=True)
-    Server(("::", options.port), Handler).serve_forever()
+    server = Server(("::", options.port), Handler)
+    if options.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.tls)
+        # Handshakes in the threads, lest a client that says nothing keep the others waiting.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.serve_forever()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,17 @@ from tests.lab.laptop import Laptop, local_app
 from tproxy.lab.layout import NETNS
 
 HELLO = Path(__file__).with_name("hello.py")
+GRPC = Path(__file__).parents[1] / "kernel" / "grpc_health.py"
+CERTIFICATE = Path("/tmp/tproxy-test-probes.pem")  # noqa: S108
 PERIODS_SECONDS = 5.0
 CHECKS = {
     "http": ({"httpGet": {"path": "/ready", "port": "http"}}, {"httpGet": {"path": "/alive", "port": "http"}}),
     "tcp": ({"tcpSocket": {"port": "http"}},) * 2,
+    "https": (
+        {"httpGet": {"path": "/ready", "port": "http", "scheme": "HTTPS"}},
+        {"httpGet": {"path": "/alive", "port": "http", "scheme": "HTTPS"}},
+    ),
+    "grpc": ({"grpc": {"port": 8080}},) * 2,
 }
 BANNER = """
 import socketserver
@@ -29,11 +37,18 @@ socketserver.ThreadingTCPServer(("127.0.0.1", 3001), Banner).serve_forever()
 """
 
 
+def server(check: str, name: str, port: int) -> str:
+    """The arguments of an app that such checks can be made of."""
+    if check == "grpc":
+        return f"{GRPC} serve {name} {port}"
+    return f"{HELLO} --port {port}" + (f" --tls {CERTIFICATE}" if check == "https" else "")
+
+
 def deployment(check: str) -> str:
     """A manifest of `web` with such checks; its app listens while the file /tmp/<pod>.off does not exist."""
     timing = {"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 1}
     readiness, liveness = ({**probe, **timing} for probe in CHECKS[check])
-    script = f"while :; do [ -e /tmp/$POD.off ] && sleep 0.1 || python {HELLO} --port 8080; done"
+    script = f"while :; do [ -e /tmp/$POD.off ] && sleep 0.1 || python {server(check, '$POD', 8080)}; done"
     container = {
         "name": "web",
         "command": ["sh", "-c", script],
@@ -58,6 +73,7 @@ class Scene(Laptop):
     """One pod of `web`, and a local app."""
 
     app: Any
+    check: str
 
     @property
     def pod(self) -> Any:
@@ -66,8 +82,14 @@ class Scene(Laptop):
     def from_node(self, *options: str) -> tuple[str, float]:
         """What a client with the node's address gets, and how long that took in seconds."""
         pod = self.pod
+        if self.check == "grpc":
+            ask = ("python", str(GRPC), "ask", f"{pod['addresses'][0]}:8080", "web/1")
+            began = time.monotonic()
+            answer = self.lab.exec(f"node/{pod['node']}", *ask).stdout
+            return answer.replace("\n", " "), (time.monotonic() - began) / 5  # most of it is Python's start
         timing = ("-w", "%{time_total}", "-o", "-", "-s", "--http0.9", "--max-time", "5")
-        url = f"http://{pod['addresses'][0]}:8080/"
+        url = f"{'https' if self.check == 'https' else 'http'}://web.test:8080/"
+        options = ("-k", "--resolve", f"web.test:8080:{pod['addresses'][0]}", *options)
         answer = self.lab.exec(f"node/{pod['node']}", "curl", *timing, *options, url, check=False).stdout
         text, _, seconds = answer.rpartition("\n")
         return text, float(seconds)
@@ -83,7 +105,8 @@ class Scene(Laptop):
                 line = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if str(HELLO).encode() in line and b"3000" in line and line[0].endswith(b"python"):
+            apps = {str(HELLO).encode(), str(GRPC).encode()}
+            if apps.intersection(line) and b"3000" in line and line[0].endswith(b"python"):
                 found.append(int(entry.name))
         return found
 
@@ -95,6 +118,20 @@ class Scene(Laptop):
             time.sleep(0.1)  # what must not happen can only be waited for
 
 
+def is_app(pid: int) -> bool:
+    """Whether this process of the pod is the app, or what starts it."""
+    line = Path(f"/proc/{pid}/cmdline").read_text()
+    return str(HELLO) in line or str(GRPC) in line
+
+
+def make_certificate() -> None:
+    """One for both servers; nobody verifies it."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=web.test")
+    out = ("-keyout", str(CERTIFICATE), "-out", str(CERTIFICATE))
+    subprocess.run(["openssl", "req", "-x509", *key, *out], check=True, capture_output=True)
+    CERTIFICATE.chmod(0o644)
+
+
 @pytest.fixture(params=CHECKS)
 def check(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -103,11 +140,17 @@ def check(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def scene(lab: Any, namespace: str, check: str) -> Iterator[Scene]:
     one = Scene(lab, namespace)
+    one.check = check
+    if check == "https":
+        make_certificate()
 
     def serves() -> bool:
-        return bool(lab.exec("laptop", "curl", "-s", "http://127.0.0.1:3000/", check=False).returncode == 0)
+        # Whatever it speaks: 52 and 56 are answers that curl did not expect.
+        scheme = "https" if check == "https" else "http"
+        done = lab.exec("laptop", "curl", "-sko", "/dev/null", "--http0.9", f"{scheme}://127.0.0.1:3000/", check=False)
+        return bool(done.returncode in (0, 1, 8, 52, 56))
 
-    one.app = local_app(lab, [str(HELLO), "--port", "3000"], serves)
+    one.app = local_app(lab, server(check, "laptop", 3000).split(), serves)
     try:
         lab.apply(deployment(check), namespace)
         lab.ready_pod(namespace, "web-")
@@ -133,7 +176,8 @@ def test_a_local_app_at_a_breakpoint_restarts_no_pod(scene: Scene) -> None:
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     assert scene.from_node()[0].startswith("laptop ")
-    assert scene.lab.exec("laptop", "curl", "-s", "http://127.0.0.1:3000/probes").stdout == ""
+    if scene.check in ("http", "https"):
+        assert scene.lab.exec("laptop", "curl", "-sk", f"{scene.check}://127.0.0.1:3000/probes").stdout == ""
 
 
 def test_without_a_local_app_no_pod_is_restarted(scene: Scene) -> None:
@@ -147,8 +191,8 @@ def test_the_apps_own_death_shows(scene: Scene) -> None:
     off = Path(f"/tmp/{pod['name']}.off")  # noqa: S108
     off.touch()
     try:
-        server = next(pid for pid in pod["pids"] if str(HELLO) in Path(f"/proc/{pid}/cmdline").read_text())
-        os.kill(server, signal.SIGKILL)
+        app = next(pid for pid in pod["pids"] if is_app(pid))
+        os.kill(app, signal.SIGKILL)
         scene.lab.wait(lambda: not scene.pod["ready"], "a pod that is not ready")
         scene.lab.wait(lambda: scene.pod["restarts"] > 0, "a restart")
     finally:

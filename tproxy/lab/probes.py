@@ -10,9 +10,9 @@ from ipaddress import ip_address
 from typing import Any
 
 from tproxy.errors import InvalidError
+from tproxy.lab.grpc_probe import USER_AGENT, grpc_health
 from tproxy.netns.handle import Netns
 
-USER_AGENT = "kube-probe/1.34"
 _MAX_STATUS_LINE = 8192
 
 
@@ -36,13 +36,21 @@ class TcpConnect:
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcHealth:
+    """Healthy if the server says SERVING of `service`, over HTTP/2 without TLS."""
+
+    port: int
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Healthy if the command, run inside the container, exits with 0."""
 
     command: tuple[str, ...]
 
 
-Check = HttpGet | TcpConnect | Command
+Check = HttpGet | TcpConnect | GrpcHealth | Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,9 @@ def _check(spec: Mapping[str, Any], ports: Mapping[str, int]) -> Check:
         return TcpConnect(connect.get("host") or "", _port(connect.get("port"), ports))
     if (execute := spec.get("exec")) is not None:
         return Command(tuple(execute.get("command") or ()))
-    raise InvalidError("the lab knows the probes httpGet, tcpSocket and exec")
+    if (grpc := spec.get("grpc")) is not None:
+        return GrpcHealth(_port(grpc.get("port"), {}), grpc.get("service") or "")
+    raise InvalidError("the lab knows the probes httpGet, tcpSocket, grpc and exec")
 
 
 def _port(value: object, ports: Mapping[str, int]) -> int:
@@ -130,6 +140,10 @@ class Prober:
                     case TcpConnect(host, port):
                         (await self._connected(host, port)).close()
                         return ""
+                    case GrpcHealth(port, service):
+                        return await grpc_health(
+                            await self._connected("", port), f"{self._pod_address}:{port}", service
+                        )
                     case Command(command):
                         code = await self._execute(command)
                         return f"command exited with {code}" if code else ""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tproxy.errors import InvalidError
-from tproxy.lab.probes import Command, HttpGet, Probe, Prober, TcpConnect, Threshold, parse, request
+from tproxy.lab.probes import Command, GrpcHealth, HttpGet, Probe, Prober, TcpConnect, Threshold, parse, request
 
 
 def test_defaults_are_those_of_kubernetes() -> None:
@@ -28,9 +28,12 @@ def test_every_field_is_read() -> None:
     }
     assert parse(spec, {}) == Probe(TcpConnect("10.0.0.1", 5432), 3, 4, 5, 6, 7)
     assert parse({"exec": {"command": ["true"]}}, {}).check == Command(("true",))
+    assert parse({"grpc": {"port": 9, "service": "x"}}, {}).check == GrpcHealth(9, "x")
 
 
-@pytest.mark.parametrize("spec", [{"grpc": {"port": 1}}, {"httpGet": {"port": "web"}}, {"tcpSocket": {"port": 0}}])
+@pytest.mark.parametrize(
+    "spec", [{"grpc": {"port": "web"}}, {"sleep": {}}, {"httpGet": {"port": "web"}}, {"tcpSocket": {"port": 0}}]
+)
 def test_what_the_lab_does_not_know_is_said(spec: dict[str, object]) -> None:
     with pytest.raises(InvalidError):
         parse(spec, {"http": 80})

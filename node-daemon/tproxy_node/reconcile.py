@@ -15,7 +15,7 @@ from tproxy.errors import TproxyError
 from tproxy.model.intercept import InterceptPort, NodeState, NodeStatus, PodStatus
 from tproxy.model.pod import Pod
 from tproxy.netns.refusal import Refusal
-from tproxy.steer.port import Steering
+from tproxy.steer.port import Attachment, Steering
 from tproxy.tasks import Tasks
 from tproxy_node.desired import Desired, Failure, PodRoutes, View, desire, of_protocol
 from tproxy_node.mirror import Mirror
@@ -53,7 +53,9 @@ class _Steered:
     relay: PodRelay
     place: Place
     seen: Pod  # as it was when last looked for
+    attachment: Attachment
     broken: str = ""
+    outdated: bool = False  # what is broken is the attachment alone: its connections go on
 
     @property
     def routes(self) -> PodRoutes:
@@ -246,7 +248,7 @@ class Reconciler:
         except BaseException:
             relay.abandon()
             raise
-        self._steered[op.pod.uid] = _Steered(relay, place, place.pod)
+        self._steered[op.pod.uid] = _Steered(relay, place, place.pod, attachment)
         if not relay.shows_clients:
             log.warning(
                 "the app sees its own pod's address on what passes through here: %s",
@@ -256,7 +258,7 @@ class Reconciler:
 
     def _detach(self, op: Detach) -> None:
         steered = self._steered.pop(op.pod.uid)
-        if op.gone:
+        if op.gone and not steered.outdated:
             steered.relay.abandon()
             steered.place.netns.close()
         else:
@@ -283,11 +285,14 @@ class Reconciler:
                 continue
             if thorough:
                 searched = loop.time()
+            outdated = {uid: why for uid, one in steered.items() if (why := one.attachment.outdated())}
+            for uid, why in outdated.items():
+                steered[uid].broken, steered[uid].outdated = why, True
             for uid in moved:
-                steered[uid].broken = MOVED
+                steered[uid].broken, steered[uid].outdated = MOVED, False
             for pod in suspects:
                 steered[pod.uid].seen = pod
-            if moved:
+            if moved or outdated:
                 self.poke()
 
     def _moved(self, places: Sequence[Place], suspects: Sequence[Pod]) -> set[str]:

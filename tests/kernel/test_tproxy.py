@@ -99,6 +99,7 @@ def test_a_meshs_proxy_comes_first(network: PodNetwork, steering: Steering, kind
         with contextlib.closing(pod.listen("::", PORT)) as app, contextlib.closing(pod.listen("::", 15006)) as proxy:
             async with serving("app", [app]), serving("proxy", [proxy]):
                 attachment = steering.attach(pod.netns, PORTS)
+                assert attachment.outdated() == ""
                 async with serving("tproxy", attachment.listeners):
                     for host in (POD_IP4, POD_IP6):
                         arrived, onward = await ask(network.outside, host), await ask(pod, host)
@@ -108,9 +109,18 @@ def test_a_meshs_proxy_comes_first(network: PodNetwork, steering: Steering, kind
                 attachment.close()
                 await until(lambda: bool(steering.renew(60)) or pod.state()["ipset list -name"] == "")
             after = pod.state()
+        assert attachment.outdated() == ""  # it is closed
         assert {key for key in before if key != "listeners" and before[key] != after[key]} == set()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["iptables", "iptables-legacy"])
+def test_a_mesh_that_comes_later_shows(network: PodNetwork, steering: Steering, kind: str) -> None:
+    attachment = steering.attach(network.pod.netns, PORTS)
+    assert attachment.outdated() == ""
+    network.pod.run(kind, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15006")
+    assert "mesh" in attachment.outdated()
 
 
 def test_without_a_listener_new_connections_wait_for_the_end_of_the_lease(

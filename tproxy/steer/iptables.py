@@ -30,6 +30,7 @@ from tproxy.steer.listeners import open_listeners, open_receivers
 from tproxy.steer.peername import open_names
 from tproxy.steer.port import Answers, Attachment, Counters, Datagrams, SteeredPort
 from tproxy.steer.sources import Sources
+from tproxy.steer.translated import by_nftables, has_nat_table
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +215,7 @@ class TproxyAttachment(_Steered):
         self._sources = sources
         self._listeners = tuple(listeners)
         self._listening = {listener.getsockname()[:2] for listener in listeners}
+        self._translations = _translations(netns)
         self._passed: set[tuple[IPAddress, int]] = set()
         self._passed_past: collections.Counter[int] = collections.Counter()
 
@@ -266,11 +268,24 @@ class TproxyAttachment(_Steered):
     def _passed_counts(self) -> collections.Counter[int]:
         return self._passed_past + (self._passed_packets() if self._passed else collections.Counter())
 
+    def outdated(self) -> str:
+        try:
+            same = _translations(self._netns) == self._translations
+        except OSError:
+            return ""  # being closed, or no descriptors left: nothing that speaks of the pod
+        return "" if same else "a mesh has taken the pod in, or let it go"
+
     def datagrams(self) -> Datagrams:
         return self._backend.attach_datagrams(self._netns)
 
     async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - running out of time is an answer
         return await emptied(self._netns, self._listeners, self.counters().keys(), lambda: self._closed, timeout)
+
+
+def _translations(netns: Netns) -> tuple[object, ...]:
+    """What decides which connections the rules can take."""
+    with netns.entered():
+        return (by_nftables(), *(has_nat_table(family) for family in (socket.AF_INET, socket.AF_INET6)))
 
 
 class Tproxy:

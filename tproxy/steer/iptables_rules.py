@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import iptc
 
 from tproxy.steer.iptables_layout import LOOPBACK_LINK, OWN_MARK, OWN_MASK, Names, owner, replaced
-from tproxy.steer.translated import is_translated
+from tproxy.steer.translated import by_nftables, has_nat_table
 
 _Match = tuple[str, str, str | list[str]]
 
@@ -40,7 +40,7 @@ class Mangle:
         late = self._rule(names, [_in(names.late)], "RETURN")
         for rule in (*self._exceptions(names), steer, late):
             chain.append_rule(rule)
-        if not names.udp and is_translated(self._family):
+        if not names.udp and self._is_translated():
             # Behind the mesh's own rules of this table, which mark connections so that they find their way back.
             self._prerouting.append_rule(self._jump(names, LOOPBACK_LINK))
         else:
@@ -53,6 +53,14 @@ class Mangle:
             if chain == names:
                 self._drop(chain)
                 self._table.commit()
+
+    def _is_translated(self) -> bool:
+        if self._family in by_nftables():
+            return True
+        if not has_nat_table(self._family):
+            return False  # to open it would make it
+        kind = type(self._table)
+        return kind(kind.NAT, autocommit=False).first_rule("PREROUTING") is not None
 
     def _exceptions(self, names: Names) -> list[iptc.Rule]:
         if names.udp:

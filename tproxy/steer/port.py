@@ -143,6 +143,10 @@ class Attachment(Protocol):
         """Close `sock`, and end what was done for it. Idempotent."""
         ...
 
+    def outdated(self) -> str:
+        """What in the namespace is no longer as it was, so that this has to be attached anew; empty if nothing is."""
+        ...
+
     def datagrams(self) -> Datagrams:
         """Begin steering UDP here as well, of no port yet; the caller's to close before this. Raises `TproxyError`."""
         ...

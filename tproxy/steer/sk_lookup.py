@@ -196,6 +196,9 @@ class SkLookupAttachment(_Steered):
     def release(self, sock: socket.socket) -> None:
         self._sources.release(sock)
 
+    def outdated(self) -> str:
+        return ""  # the program comes after whatever translates
+
     def datagrams(self) -> Datagrams:
         return self._backend.attach_datagrams(self._netns)
 

@@ -11,200 +11,193 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from stage import (
+    LAB,
+    TPROXY,
+    Demo,
+    Nobody,
+    StepFailedError,
+    eventually,
+    inside,
+    laptop_tproxy,
+    leftovers,
+    start,
+    tproxy,
+)
+
 HERE = Path(__file__).parent
-TPROXY = Path(sys.executable).with_name("tproxy")
-LAB = "demo"
+SERVICE = "http://verylargejavaservice:8080/"
 PAGE = "http://verylargejavaservice.default.svc.cluster.local:8080/"
-DEADLINE_SECONDS = 10.0
-TIMEOUT_SECONDS = 60
 LOOKS = 6
+CURL = ("curl", "-s", "--max-time", "5")
 
 
-class StepFailedError(Exception):
-    """What was seen is not what was expected."""
-
-
-class Demo:
-    """Runs steps, shows them, keeps what has to be undone."""
-
-    def __init__(self, *, pause: bool) -> None:
-        self._pause = pause
-        self._number = 0
-        self._color = sys.stdout.isatty()
-        self._began = time.monotonic()
-
-    def step(self, title: str, expected: str, see: Callable[[], str]) -> None:
-        """Run `see`; what it returns must be `expected`."""
-        self._number += 1
-        if self._pause:
-            input(f"\n[Enter] for step {self._number}: {title}")
-        print(f"\n{self._number}. {title}", flush=True)
-        began = time.monotonic()
-        seen = see()
-        good = seen == expected
-        print(f"   expected: {expected}")
-        print(f"   seen:     {self._paint(seen, good)}   ({time.monotonic() - began:.2f} s)", flush=True)
-        if not good:
-            raise StepFailedError(title)
-
-    def finished(self) -> None:
-        """Say so."""
-        print(f"\nEvery step was as expected, in {time.monotonic() - self._began:.1f} s.")
-
-    def _paint(self, text: str, good: bool) -> str:
-        return f"\033[{32 if good else 31}m{text}\033[0m" if self._color else text
-
-
-def tproxy(*arguments: str) -> None:
-    """Run the command line on this machine, visibly."""
-    _visibly("$", f"tproxy {' '.join(arguments)}", [TPROXY, *arguments])
-
-
-def laptop_tproxy(*arguments: str, who: str = "laptop") -> None:
-    """Run the command line on the laptop of the lab, visibly."""
-    command = [TPROXY, "lab", "exec", "--name", LAB, who, "--", "tproxy", *arguments]
-    _visibly(f"{who}$", f"tproxy {' '.join(arguments)}", command)
-
-
-def _visibly(prompt: str, shown: str, command: list[str | Path]) -> None:
-    print(f"   {prompt} {shown}", flush=True)
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
-    for line in done.stdout.splitlines():
-        print(f"     {line}".rstrip())
-    if done.returncode != 0:
-        raise StepFailedError(f"`{shown}` left with {done.returncode}")
-
-
-def inside(place: str, *command: str) -> str:
-    """The output of a command in a place of the lab, empty if it failed."""
-    arguments = [TPROXY, "lab", "exec", "--name", LAB, place, "--", *command]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False).stdout
+def color_of(page: str) -> str:
+    """The colour on a page, or that there is none."""
+    found = re.search(r'<strong id="color">(\w+)</strong>', page)
+    return f"the page is {found[1]}" if found else "there is no page"
 
 
 def page_color(header: str = "") -> str:
     """The colours on the page, as the outside user sees it when asking several times: the service has two pods."""
     option = f"-H '{header}' " if header else ""
     print(f"   user$ curl {option}{PAGE}    ({LOOKS} times)")
-    seen = inside("user", "curl", "-s", "--max-time", "5", *(["-H", header] if header else []), *[PAGE] * LOOKS)
+    seen = inside("user", *CURL, *(["-H", header] if header else []), *[PAGE] * LOOKS)
     colors = re.findall(r'<strong id="color">(\w+)</strong>', seen)
     if len(colors) < LOOKS:
         return f"{LOOKS - len(colors)} of {LOOKS} times there is no page"
     return f"the page is {' and '.join(sorted(set(colors)))}"
 
 
+def laptop_finds(url: str) -> str:
+    """What a program on the laptop gets at `url`: the page's colour, or nothing at all."""
+    print(f"   laptop$ curl {url}")
+    return color_of(inside("laptop", *CURL, url))
+
+
 def laptop_color(port: int = 3000) -> str:
     """What the service on the laptop says."""
-    answer = inside("laptop", "curl", "-s", "--max-time", "5", f"http://localhost:{port}/color")
+    answer = inside("laptop", *CURL, f"http://localhost:{port}/color")
     return json.loads(answer) if answer else "nothing"
 
 
-def eventually(expected: str, look: Callable[[], str]) -> str:
-    """Look until it is as expected, or the deadline has passed; what was seen last."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while (seen := look()) != expected and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return seen
+def laptop_summary() -> str:
+    """What the service on the laptop makes of the records, which are in the cluster."""
+    print("   laptop$ curl http://localhost:3000/summary")
+    answer = json.loads(inside("laptop", *CURL, "http://localhost:3000/summary") or "{}")
+    return f"{answer.get('customers', 'no')} customers with {answer.get('orders', 'no')} orders"
 
 
-def leftovers() -> str:
-    """What of the lab is still on this machine."""
-    namespaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    found = [line.split()[0] for line in namespaces.splitlines() if line.startswith(f"tproxy-{LAB}-")]
-    found += [
-        str(path)
-        for path in (Path("/run/tproxy-lab") / LAB, *Path("/sys/fs/cgroup").glob(f"**/tproxy-lab-{LAB}"))
-        if path.exists()
-    ]
-    return ", ".join(found) or "nothing is left"
+class Play:
+    """The acts. `sources` is a directory with copies of the services' sources, to be edited."""
 
+    def __init__(self, demo: Demo, sources: Path) -> None:
+        self._demo = demo
+        self._sources = sources
+        self._local = sources / "dataprocessingservice.py"
 
-def show(demo: Demo, sources: Path) -> None:
-    """The steps."""
-    manifests = sources / "manifests.yaml"
-    manifests.write_text(manifests.read_text().replace("EDGY_CORP", str(HERE / "edgy_corp")))
-    local_source = sources / "dataprocessingservice.py"
+    def cluster(self) -> None:
+        """Bring it up."""
+        manifests = self._sources / "manifests.yaml"
+        manifests.write_text(manifests.read_text().replace("EDGY_CORP", str(HERE / "edgy_corp")))
 
-    def deployed() -> str:
-        tproxy("lab", "up", "--name", LAB)
-        tproxy("lab", "apply", "--name", LAB, "--wait", "-f", str(manifests))
-        return "Edgy Corp runs in the lab"
+        def deployed() -> str:
+            tproxy("lab", "up", "--name", LAB)
+            tproxy("lab", "apply", "--name", LAB, "--wait", "-f", str(manifests))
+            return "Edgy Corp runs in the lab"
 
-    def started() -> str:
-        print(f"   laptop$ python {local_source.name} --reload")
-        subprocess.Popen(
-            [TPROXY, "lab", "exec", "--name", LAB, "laptop", "--", sys.executable, str(local_source), "--reload"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        step = self._demo.step
+        step("A cluster of two nodes, and Edgy Corp's three services in it", "Edgy Corp runs in the lab", deployed)
+        step("The page, asked by the outside user", "the page is green", page_color)
+
+    def outbound(self) -> None:
+        """The laptop reaches the cluster: one command first, then everything."""
+
+        def as_nobody() -> str:
+            print(f"   nobody@laptop$ tproxy run -- curl {SERVICE}")
+            with tempfile.TemporaryDirectory(prefix="nobody-") as directory:
+                nobody = Nobody(Path(directory))
+                try:
+                    return color_of(nobody.inside("tproxy", "run", "--", *CURL, SERVICE))
+                finally:
+                    nobody.inside("tproxy", "quit")
+
+        def connected() -> str:
+            laptop_tproxy("connect")
+            get = ("kubectl", "get", "service", "verylargejavaservice", "-o", "jsonpath={.spec.clusterIP}")
+            by_name, by_address = laptop_finds(SERVICE), laptop_finds(f"http://{inside('laptop', *get)}:8080/")
+            return f"by name {by_name}, by ClusterIP {by_address}"
+
+        step = self._demo.step
+        step("The laptop is not in the cluster", "there is no page", lambda: laptop_finds(SERVICE))
+        step("One command is, and needs no root for it", "the page is green", as_nobody)
+        step(
+            "Every program on the laptop is",
+            "by name the page is green, by ClusterIP the page is green",
+            connected,
         )
-        return f"the laptop says {eventually('blue', laptop_color)}"
 
-    def edited() -> str:
-        print(f"   laptop$ sed -i s/blue/orange/ {local_source.name}")
-        local_source.write_text(local_source.read_text().replace('DEFAULT_COLOR = "blue"', 'DEFAULT_COLOR = "orange"'))
-        return f"the laptop says {eventually('orange', laptop_color)}"
+    def everything(self) -> None:
+        """A global intercept: a change is seen at once, and everything the service needs is there."""
 
-    def intercepted() -> str:
-        laptop_tproxy("intercept", "dataprocessingservice", "--port", "3000")
-        return page_color()
+        def started() -> str:
+            print(f"   laptop$ python {self._local.name} --reload")
+            start("laptop", sys.executable, self._local, "--reload")
+            return f"the laptop says {eventually('blue', laptop_color)}"
 
-    def left() -> str:
-        laptop_tproxy("leave", "dataprocessingservice")
-        return page_color()
+        def intercepted() -> str:
+            laptop_tproxy("intercept", "dataprocessingservice", "--port", "3000")
+            return page_color()
 
-    def personal() -> str:
-        laptop_tproxy("intercept", "dataprocessingservice", "--port", "3000", "--http-header", "x-user=ada")
-        return page_color()
+        def edited() -> str:
+            print(f"   laptop$ sed -i s/blue/orange/ {self._local.name}")
+            source = self._local.read_text()
+            self._local.write_text(source.replace('DEFAULT_COLOR = "blue"', 'DEFAULT_COLOR = "orange"'))
+            return f"the laptop says {eventually('orange', laptop_color)}"
 
-    def second() -> str:
-        print(f"   laptop/eve$ COLOR=red python {local_source.name} --port 3001")
-        command = ["env", "COLOR=red", sys.executable, str(local_source), "--port", "3001"]
-        subprocess.Popen(
-            [TPROXY, "lab", "exec", "--name", LAB, "laptop/eve", "--", *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        def left() -> str:
+            laptop_tproxy("leave", "dataprocessingservice")
+            return page_color()
+
+        step = self._demo.step
+        step("The data processing service starts on the laptop as well", "the laptop says blue", started)
+        step("The laptop takes the service's traffic", "the page is blue", intercepted)
+        step("The laptop's service reads the cluster's records", "3 customers with 42 orders", laptop_summary)
+        step("The source on the laptop is edited and reloads", "the laptop says orange", edited)
+        step("The page again: no build, no push, no deploy", "the page is orange", page_color)
+        step("The laptop leaves", "the page is green", left)
+
+    def single_requests(self) -> None:
+        """Personal intercepts of two developers."""
+
+        def personal() -> str:
+            laptop_tproxy("intercept", "dataprocessingservice", "--port", "3000", "--http-header", "x-user=ada")
+            return page_color()
+
+        def second() -> str:
+            print(f"   laptop/eve$ COLOR=red python {self._local.name} --port 3001")
+            start("laptop/eve", "env", "COLOR=red", sys.executable, self._local, "--port", "3001")
+            eventually("red", lambda: laptop_color(3001))
+            mapping = ("--port", "3001:3000", "--http-header", "x-user=eve")
+            laptop_tproxy("intercept", "dataprocessingservice", *mapping, who="laptop/eve")
+            laptop_tproxy("list")
+            return page_color("x-user: eve")
+
+        def everybody() -> str:
+            mine, nobodys = page_color("x-user: ada"), page_color()
+            return f"for ada {mine}, for everyone else {nobodys}"
+
+        def both_left() -> str:
+            for who in ("laptop", "laptop/eve"):
+                laptop_tproxy("leave", "dataprocessingservice", who=who)
+            return " and ".join(sorted({page_color(header) for header in ("x-user: ada", "x-user: eve", "")}))
+
+        step = self._demo.step
+        step("It takes only requests with a header: the page for everyone", "the page is green", personal)
+        step(
+            "The header travels through the web page's service",
+            "the page is orange",
+            lambda: page_color("x-user: ada"),
         )
-        eventually("red", lambda: laptop_color(3001))
-        mapping = ("--port", "3001:3000", "--http-header", "x-user=eve")
-        laptop_tproxy("intercept", "dataprocessingservice", *mapping, who="laptop/eve")
-        laptop_tproxy("list")
-        return page_color("x-user: eve")
+        step("A second developer takes the same service's requests with another header", "the page is red", second)
+        step("All three at once", "for ada the page is orange, for everyone else the page is green", everybody)
+        step("Both leave", "the page is green", both_left)
 
-    def everybody() -> str:
-        mine, nobodys = page_color("x-user: ada"), page_color()
-        return f"for ada {mine}, for everyone else {nobodys}"
+    def end(self) -> None:
+        """Undo everything."""
 
-    def both_left() -> str:
-        for who in ("laptop", "laptop/eve"):
-            laptop_tproxy("leave", "dataprocessingservice", who=who)
-        return " and ".join(sorted({page_color(header) for header in ("x-user: ada", "x-user: eve", "")}))
+        def disconnected() -> str:
+            laptop_tproxy("disconnect")
+            return laptop_finds(SERVICE)
 
-    def down() -> str:
-        tproxy("lab", "down", "--name", LAB)
-        return leftovers()
+        def down() -> str:
+            tproxy("lab", "down", "--name", LAB)
+            return leftovers()
 
-    demo.step("A cluster of two nodes, and Edgy Corp's three services in it", "Edgy Corp runs in the lab", deployed)
-    demo.step("The page, asked by the outside user", "the page is green", page_color)
-    demo.step("The data processing service starts on the laptop as well", "the laptop says blue", started)
-    demo.step("The laptop takes the service's traffic", "the page is blue", intercepted)
-    demo.step("The source on the laptop is edited and reloads", "the laptop says orange", edited)
-    demo.step("The page again: no build, no push, no deploy", "the page is orange", page_color)
-    demo.step("The laptop leaves", "the page is green", left)
-    demo.step("It takes only requests with a header: the page for everyone", "the page is green", personal)
-    demo.step(
-        "The header travels through the web page's service",
-        "the page is orange",
-        lambda: page_color("x-user: ada"),
-    )
-    demo.step("A second developer takes the same service's requests with another header", "the page is red", second)
-    demo.step("All three at once", "for ada the page is orange, for everyone else the page is green", everybody)
-    demo.step("Both leave", "the page is green", both_left)
-    demo.step("The lab goes", "nothing is left", down)
+        self._demo.step("The laptop is as it was", "there is no page", disconnected)
+        self._demo.step("The lab goes", "nothing is left", down)
 
 
 def main() -> int:
@@ -215,8 +208,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgy-corp-") as directory:
         sources = Path(directory)
         shutil.copytree(HERE / "edgy_corp", sources, dirs_exist_ok=True)
+        play = Play(demo, sources)
         try:
-            show(demo, sources)
+            for act in (play.cluster, play.outbound, play.everything, play.single_requests, play.end):
+                act()
         except (StepFailedError, subprocess.TimeoutExpired) as error:
             print(f"\nThe demo stops here: {error}", file=sys.stderr)
             return 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.ordinary import USER, ordinary
+from tproxy.lab.ordinary import USER, ordinary
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 15.0

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.laptop import TPROXY
-from tests.ordinary import USER, ordinary
 from tproxy.lab.enter import enter
 from tproxy.lab.exec import find
+from tproxy.lab.ordinary import USER, ordinary
 
 
 class Person:

@@ -1,4 +1,4 @@
-"""An ordinary user, for tests that run as root: nobody in particular, without rights and groups."""
+"""An ordinary user of the laptop: nobody in particular, without rights and groups. The lab itself is run by root."""
 
 import os
 import sys

@@ -20,6 +20,7 @@ from tproxy.errors import TproxyError
 from tproxy.kube.port import Object
 from tproxy.lab import cgroup, probes
 from tproxy.lab.api.store import now
+from tproxy.lab.capabilities import limited
 from tproxy.lab.enter import enter, tool
 from tproxy.lab.logs import open_log
 from tproxy.lab.probes import Probe, Prober, Threshold
@@ -152,7 +153,7 @@ class Container:
 
     async def _run_once(self, place: Place, pod: Object) -> None:
         variables = environment(place.base_environment, self._spec, pod, self._lookup)
-        arguments = command_line(self._spec, variables)
+        arguments = limited(command_line(self._spec, variables), self._spec)
         ports = {port["name"]: port["containerPort"] for port in self._spec.get("ports") or () if port.get("name")}
         readiness, liveness = (
             probes.parse(self._spec[name], ports) if self._spec.get(name) else None

@@ -16,6 +16,8 @@ from tproxy.lab.layout import Layout
 NAMESPACE = "tproxy-system"
 ACCOUNT = "tproxy-node"
 HTTP_PORT = 4771
+CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH", "NET_RAW")
+"""What the chart gives the daemons, no more: what they cannot do with these they cannot do in the lab."""
 READY_SECONDS = 30.0
 """How long the daemons may take to become ready."""
 
@@ -50,6 +52,7 @@ def pod(layout: Layout, node: Node, flags: Sequence[str] = ()) -> Object:
                     "command": ["python", "-m", "tproxy_node"],
                     "args": ["--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc", *flags],
                     "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                    "securityContext": {"capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)}},
                     "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
                     "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2},
                     "livenessProbe": {

@@ -29,7 +29,8 @@ def find_programs() -> Path:
     return Path(done.stdout.strip())
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listened on a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -46,7 +47,7 @@ class ControlPlane:
         self.kubeconfig = directory / "admin.kubeconfig"
         self._token = secrets.token_hex(32)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._etcd_port, self._peer_port, self._port = _free_ports(3)
+        self._etcd_port, self._peer_port, self._port = free_ports(3)
 
     @property
     def url(self) -> str:

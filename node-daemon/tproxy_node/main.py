@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -35,7 +36,7 @@ from tproxy_node.pool import Pools
 from tproxy_node.probing import Probing
 from tproxy_node.reading import Reading
 from tproxy_node.reconcile import Parts, Reconciler
-from tproxy_node.relay import Limits, Relay
+from tproxy_node.relay import Relay
 from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
 
@@ -61,9 +62,9 @@ class Daemon:
         self._mirror = Mirror(options.node, self._changed, self._sessions.applied, self._sessions.removed)
         self._reading = Reading(Containers(options.proc), lambda: self._mirror.pods, options.environment, options.files)
         self._reading.join(self._openings)
-        total = min(Limits().total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
+        total = min(options.limits.total, max(64, (descriptors - SPARE_DESCRIPTORS) // 2))
         self._probing = Probing(options.probe_agents)
-        self._relay = Relay(self._sessions.pick, Limits(total=total), self._probing)
+        self._relay = Relay(self._sessions.pick, replace(options.limits, total=total), self._probing)
         figures = Figures(self._intercepts_of, self._relay.tally.requests)
         figures.serve_in(self._openings)
         self._tasks = Tasks("daemon")
@@ -75,7 +76,7 @@ class Daemon:
         places = Places(options.proc)
         self._surroundings = Surroundings(self._cluster, config.server, options.proc)
         self._origins = Origins(lambda: self._mirror.pods, places)
-        self._dialling = Dialling(self._origins, options.dial, lambda: self._surroundings.where)
+        self._dialling = Dialling(self._origins, options.dial, lambda: self._surroundings.where, options.dial_limits)
         self._dialling.serve_in(self._openings)
         self._reconciler = Reconciler(
             Parts(

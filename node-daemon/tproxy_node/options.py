@@ -11,7 +11,9 @@ from tproxy.http.probe import KUBELET
 from tproxy.model.dial_policy import DialPolicy, Network
 from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
+from tproxy_node.dial.dialling import DialLimits
 from tproxy_node.reading import READERS, Readers
+from tproxy_node.relay import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,25 @@ class Options:
     dial: DialPolicy
     environment: Readers
     files: Readers
+    limits: Limits
+    dial_limits: DialLimits
     log_level: str
     log_format: str
+
+
+_LIMITS = (
+    ("session-connections", Limits().per_session, "intercepted connections of one session at a time"),
+    ("node-connections", Limits().total, "of all sessions together, and never more than half of the descriptors"),
+    ("session-dials", DialLimits().per_session, "dialled connections and UDP flows of one session at a time"),
+    ("node-dials", DialLimits().total, "of all sessions together"),
+)
+MOST = 1_000_000
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST}")
+    return int(text)
 
 
 def _listen(text: str) -> Listen:
@@ -122,6 +141,10 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         default="node",
         help="who reads containers' ConfigMaps, Secrets and tokens for laptops; as above (default: %(default)s)",
     )
+    for name, default, what in _LIMITS:
+        parser.add_argument(
+            f"--{name}", type=_limit, default=default, metavar="N", help=f"{what} (default: %(default)s)"
+        )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
@@ -142,6 +165,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         dial=DialPolicy(tuple(found.dial_allow), found.dial_allow_nodes),
         environment=found.environment,
         files=found.files,
+        limits=Limits(found.session_connections, found.node_connections),
+        dial_limits=DialLimits(found.session_dials, found.node_dials),
         log_level=found.log_level,
         log_format=found.log_format,
     )

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from tproxy_cli.doctor import nodes
 from tproxy_node import options, privileges
+from tproxy_node.dial.dialling import DialLimits
+from tproxy_node.relay import Limits
 
 from tests.chart.rendering import CHART, ROOT, SCENARIOS, Helm, Object, of_kind, parse, scenario_version
 from tproxy.lab import daemons
@@ -77,6 +79,9 @@ def test_the_daemon_understands_its_arguments(helm: Helm, scenario: Path) -> Non
     assert [str(network) for network in found.dial.allowed] == values["dial"]["allow"]
     assert found.dial.allow_nodes == values["dial"].get("allowNodes", False)
     assert (found.environment, found.files) == (values["read"]["environment"], values["read"]["files"])
+    limits = values["limits"]
+    assert found.limits == Limits(limits["sessionConnections"], limits["nodeConnections"])
+    assert found.dial_limits == DialLimits(limits["sessionDials"], limits["nodeDials"])
     assert (found.log_level, found.log_format) == (values["log"]["level"], values["log"]["format"])
 
 

@@ -29,6 +29,8 @@ def developers(**changes: Any) -> dict[str, Any]:
         ({"dial": {"allowNodes": "yes"}}, "/dial/allowNodes"),
         ({"read": {"environment": "nobody"}}, "/read/environment"),
         ({"log": {"level": "trace"}}, "/log/level"),
+        ({"limits": {"nodeDials": 0}}, "/limits/nodeDials"),
+        ({"limits": {"sessionConnections": "many"}}, "/limits/sessionConnections"),
         ({"admissionPolicy": True}, "/admissionPolicy"),
         ({"crds": {"keep": "no"}}, "/crds/keep"),
         ({"updateStrategy": {"type": "Recreate"}}, "/updateStrategy/type"),

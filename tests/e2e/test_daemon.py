@@ -43,6 +43,8 @@ def daemon(plane: ControlPlane, release: Release, tmp_path: Path) -> Iterator[tu
     finally:
         process.kill()
         process.wait()
+        for what in (f"node/{NODE_NAME}", "pod/web", "session/laptop-e2e"):
+            plane.kubectl("delete", what, "-n", "shop", "--ignore-not-found", "--force", "--grace-period=0")
 
 
 def eventually(what: str, check: Callable[[], bool], log: Path) -> None:

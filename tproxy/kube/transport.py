@@ -138,6 +138,7 @@ class Transport:
         """Open a WebSocket that speaks `subprotocol`."""
         key = base64.b64encode(os.urandom(16)).decode()
         extra = {
+            "Accept": "*/*",  # kubelets and runtimes answer 406 to whoever wants JSON of them
             "Connection": "Upgrade",
             "Upgrade": "websocket",
             "Sec-WebSocket-Version": "13",

@@ -136,7 +136,7 @@ def test_what_is_refused(kubectl: Kubectl) -> None:
     assert "target is immutable" in kubectl("patch", "intercept", "web-1", "--type=merge", "-p", spec, fails=True)
     wrong = MANIFESTS.replace("web-1", "web-2").replace("ports: [{port: 8080}]", "ports: [{port: 0}]")
     assert "should be greater than or equal to 1" in kubectl("create", "-f", "-", fails=True, stdin=wrong)
-    assert "doesn't have a resource type" in kubectl("get", "secrets", fails=True)
+    assert "doesn't have a resource type" in kubectl("get", "leases", fails=True)
 
 
 def test_rights(kubectl: Kubectl) -> None:

@@ -317,7 +317,7 @@ def test_bodies_that_make_no_sense(server: Server, api: client.ApiClient, core: 
     assert ask("POST", pods, b'{"metadata": {"name": "x"}, "spec": ' + deep + b"}") in (400, 422)
     assert ask("POST", pods, b" " * (4 << 20)) == 413
     assert ask("DELETE", f"{pods}/a", b'{"gracePeriodSeconds": "x"}') == 400
-    assert ask("GET", "/api/v1/namespaces/default/secrets", None) == 404
+    assert ask("GET", "/api/v1/namespaces/default/limitranges", None) == 404
     assert ask("GET", f"{pods}/a/exec", None) == 404
     assert ask("PUT", pods, b"{}") == 405
     assert ask("GET", "/nowhere", None) == 404

@@ -55,6 +55,8 @@ def kubelet(pod: Pod) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         assert request.query["ports"] == str(PORT)
+        # Behind the API server the kubelet and the runtime have nothing to offer of any one type: they say 406.
+        assert request.headers["Accept"] == "*/*"
         ws = web.WebSocketResponse(protocols=("v4.channel.k8s.io",), max_msg_size=1 << 20)
         await ws.prepare(request)
         for channel in (0, 1):

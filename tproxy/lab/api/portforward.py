@@ -44,6 +44,8 @@ def requested_ports(http: web.Request) -> list[int]:
 async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamResponse:
     """Answer a port-forward request. Raises BadRequestError if the pod doesn't run or this is no WebSocket."""
     ws = web.WebSocketResponse(protocols=SUBPROTOCOLS, compress=False, max_msg_size=MAX_MESSAGE_BYTES)
+    if http.headers.get("Accept", "*/*") != "*/*":
+        raise web.HTTPNotAcceptable(text="406: Not Acceptable")  # as a kubelet: there is no body to have a type
     handshake = ws.can_prepare(http)
     if not handshake or ("Sec-WebSocket-Protocol" in http.headers and handshake.protocol is None):
         raise BadRequestError(

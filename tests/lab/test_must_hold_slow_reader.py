@@ -39,7 +39,7 @@ def test_a_stopped_reader_delays_nobody(scene: Scene, side: str) -> None:
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
                 writer.write(b"BYTES %d\n" % (1 << 30))
             else:
-                writer.write(b"DEAF\n" + bytes(64 << 20))
+                writer.write(b"DEAF\n" + bytes(128 << 20))
             writers.append(writer)
         return writers
 

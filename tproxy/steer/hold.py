@@ -24,7 +24,7 @@ LEASE_MAP = "tproxy_hlease"
 
 PIECE = struct.Struct("=QIIII")  # struct tproxy_piece without its bytes
 _COOKIE = struct.Struct("=Q")
-_WATCHED = struct.Struct("=QIIIxxxx")  # struct tproxy_watched: held since, passed, heard, answer
+WATCHED = struct.Struct("=QIIIxxxx")  # struct tproxy_watched: held since, passed, heard, answer
 _LEASE_KEY = bytes(4)
 _SO_ATTACH_BPF = 50
 _SO_COOKIE = 57
@@ -93,7 +93,7 @@ class Hold:
         cookie = cookie_of(sock)
         if _filtered(sock):
             raise FileExistsError(errno.EEXIST, "the socket has a filter of its own")
-        self._watched.update(_COOKIE.pack(cookie), bytes(_WATCHED.size))
+        self._watched.update(_COOKIE.pack(cookie), bytes(WATCHED.size))
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, self._program)
         except OSError:
@@ -107,12 +107,12 @@ class Hold:
 
     def hold_on(self, held: Held) -> None:
         """Hold back everything for a while longer."""
-        self._watched.update(_COOKIE.pack(held.cookie), _WATCHED.pack(time.monotonic_ns(), 0, 0, 0))
+        self._watched.update(_COOKIE.pack(held.cookie), WATCHED.pack(time.monotonic_ns(), 0, 0, 0))
 
     def let_go(self, held: Held) -> None:
         """The app shall have this request, which its client is about to send again; go on watching."""
         self._held.pop(held.cookie, None)
-        self._watched.update(_COOKIE.pack(held.cookie), _WATCHED.pack(0, held.end, 0, 0))
+        self._watched.update(_COOKIE.pack(held.cookie), WATCHED.pack(0, held.end, 0, 0))
 
     def forget(self, cookie: int) -> None:
         """Watch a connection no more."""

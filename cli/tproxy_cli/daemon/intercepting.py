@@ -129,6 +129,7 @@ class Interception:
             files=request.files,
             container=request.container,
             run=request.run,
+            proxy_protocol=request.proxy_protocol,
         )
 
     async def _resolve(self) -> Resolved:

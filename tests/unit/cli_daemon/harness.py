@@ -68,6 +68,7 @@ class Client:
     ended: bool = False
     reset: ResetReason | None = None
     conn: Conn | None = None
+    datagrams: list[bytes] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def conn_opened(self) -> None:
@@ -125,10 +126,10 @@ class NodeStandIn:
         await self._statuses.close()
         await self._server.stop()
 
-    def connect(self, port: int = 8080, intercept: str = "") -> Client:
+    def connect(self, port: int = 8080, intercept: str = "", protocol: str = "TCP") -> Client:
         """A client of a steered pod; `intercept` is a UID, by default the one that has the port."""
         for routes in self.steered.values():
-            route = routes.get(InterceptPort(port))
+            route = routes.get(InterceptPort(port, protocol))
             endpoint = self.sessions.pick(route.session) if route is not None else None
             if route is not None and endpoint is not None:
                 client = Client()
@@ -138,8 +139,10 @@ class NodeStandIn:
                     Address("10.99.0.100", 40000),
                     intercept or route.intercept,
                     "shop/web-0",
+                    protocol.lower(),
                 )
                 client.conn = endpoint.open(request, client)
+                client.conn.on_datagram = client.datagrams.append
                 return client
         raise AssertionError(f"nothing steers port {port} on {self.name}")
 

@@ -412,3 +412,14 @@ def test_requests_after_a_change_are_decided_anew() -> None:
     talk.answer(talk.app, 1, b"the app's")
     assert (talk.client.message(first).body, talk.client.message(second).body) == (b"ok", b"the app's")
     assert talk.hop.laptops[0].events == ["close"], "nobody needs it any more"
+
+
+def test_requests_that_wait_for_a_laptop_are_the_apps_when_it_goes() -> None:
+    talk = H2Talk(laptop_settings={SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+    sent = talk.ask(request("POST", "/sent", x_user="ada"), b"1")
+    waiting = talk.ask(request("POST", "/waiting", x_user="ada"), b"2")
+    talk.lose(talk.hop.laptops[0], ResetReason.TUNNEL_LOST)
+    assert dict(talk.client.message(sent).headers)[b":status"] == b"502"
+    assert talk.app.message(1).body == b"2", "nobody has seen it yet"
+    talk.answer(talk.app, 1)
+    assert talk.client.message(waiting).body == b"ok"

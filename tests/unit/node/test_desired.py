@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from tproxy_node.desired import Failure, Route, View, desire, of_protocol
+from tproxy_node.desired import Failure, Route, Staying, View, desire, of_protocol
 
 from tests.unit.node.objects import intercept, pod, session
 from tproxy.model.intercept import InterceptPort, NodeState, Target
 from tproxy.model.match import HeaderMatch, Match
-from tproxy.model.pod import Pod, Service
+from tproxy.model.pod import Pod, Service, ServicePort
 
 ALICE = Route("uid-web-1a2b", "uid-alice", "shop/web-1a2b")
 WEB = InterceptPort(80)
@@ -204,3 +204,18 @@ def test_datagrams_have_ports_of_their_own() -> None:
     found = desire(replace(seen, intercepts=[intercept(), other])).routes["uid-web-1"]
     assert {str(port): route.session for port, route in found.items()} == {"80": "uid-alice", "80/udp": "uid-bob"}
     assert list(of_protocol(found, "UDP")) == [80]
+
+
+def test_what_stays_with_the_app_is_said_of_ready_pods() -> None:
+    staying = {"uid-web-1": {80: Staying(3, "why"), 81: Staying(1, "not ours")}}
+    ready = desire(view(steered={"uid-web-1": {WEB: ALICE}}, staying=staying)).statuses["uid-web-1a2b"].pods[0]
+    assert (ready.connections, ready.staying) == (3, "why")
+    pending = desire(view(staying=staying)).statuses["uid-web-1a2b"].pods[0]
+    assert (pending.connections, pending.staying) == (0, "")
+
+
+def test_routes_know_what_connections_from_before_shall_do_and_what_the_port_speaks() -> None:
+    service = Service("shop", "web", {"app": "web"}, (ServicePort("grpc", 80, 80),))
+    wanted = replace(intercept(), existing="reset", drain_seconds=5)
+    route = desire(view(intercepts=[wanted], services=[service])).routes["uid-web-1"][WEB]
+    assert (route.existing, route.drain_seconds, route.speaks) == ("reset", 5, "grpc")

@@ -63,8 +63,12 @@ class Link:
         waiting = (stream for stream in self.waiting if not stream.gone and stream.link is self)
         return [*self.streams.values(), *waiting]
 
-    def close(self) -> None:
-        """Nobody needs it any more."""
-        self.peer.out.append(f.goaway(0, f.NO_ERROR))
-        self.peer.flush()
-        self.upstream.close()
+    def close(self, code: int = f.NO_ERROR, why: str = "") -> None:
+        """End it, and say why; nobody needs it any more."""
+        self.peer.out.append(f.goaway(0, code, why.encode()))
+        try:
+            self.peer.flush()
+        except f.FaultError:
+            self.upstream.reset()
+        else:
+            self.upstream.close()

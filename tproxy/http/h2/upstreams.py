@@ -162,9 +162,7 @@ class Upstreams:
                 if link.upstream not in self.links:
                     return
         except f.FaultError as fault:
-            link.peer.out.append(f.goaway(0, fault.code, str(fault).encode()))
-            link.peer.flush()
-            link.upstream.close()
+            link.close(fault.code, str(fault))
             self.lost(link, ResetReason.RESET, "", orderly=True)
             return
         self._close_if_done(link)
@@ -256,6 +254,7 @@ class Upstreams:
         default = link is self.default
         self._forget(link)
         streams = link.all_streams()
+        link.waiting.clear()  # they get no room here any more
         if not default:
             for stream in streams:
                 if stream.gone:

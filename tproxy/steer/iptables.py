@@ -321,11 +321,13 @@ class Tproxy:
             for listener in listeners:
                 undo.callback(listener.close)
             names = Names.new()
-            self._rules.install(names, inside, {sock.family: sock.getsockname()[1] for sock in listeners})
-            undo.callback(self._rules.remove, names)
             sources = Sources(inside, _Marks(), open_names(cgroup))
             undo.callback(sources.close)
+            # Rules come last: they are removed in the background, so nothing that may fail is to follow them. And what
+            # the attachment sees of a mesh is from before them: one that comes meanwhile is noticed.
             attachment = TproxyAttachment(self, inside, sets, names, listeners, sources)
+            self._rules.install(names, inside, {sock.family: sock.getsockname()[1] for sock in listeners})
+            undo.callback(self._rules.remove, names)
             attachment.renew(self._deadline)
             attachment.set_ports(wanted)
             self._attachments.add(attachment)

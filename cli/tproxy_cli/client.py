@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
     from pathlib import Path
 
+ANOTHER_RUNS = 75
+"""Exit status of a daemon that finds another one running (EX_TEMPFAIL of sysexits.h)."""
+
 START_SECONDS = 10.0
 """How long a started daemon may take until it listens."""
 
@@ -125,7 +128,7 @@ class Daemon:
             if process.poll() is not None:
                 # Ended at once: another daemon has the lock, one about to listen or one about to end.
                 held = _lock_held()
-                if not held and not overtaken:
+                if not held and not overtaken and process.returncode != ANOTHER_RUNS:
                     raise TproxyError(
                         f"the tproxy daemon could not start (exit status {process.returncode})"
                         + _log_end(log, started_at),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tproxy.errors import TproxyError
 from tproxy_cli import paths
+from tproxy_cli.client import ANOTHER_RUNS
 
 BACKLOG = 64
 MAX_DESCRIPTORS = 1 << 20
@@ -72,6 +73,7 @@ def _lock() -> int:
         raise TproxyError(
             f"a tproxy daemon of yours is running already{f' (process {holder})' if holder else ''}",
             "`tproxy status` shows it, `tproxy quit` ends it",
+            exit_code=ANOTHER_RUNS,
         ) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -31,7 +31,7 @@ lock = os.open(paths.lock_path(), os.O_RDWR | os.O_CREAT)
 try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    sys.exit("another daemon runs")
+    sys.exit(75)  # client.ANOTHER_RUNS
 paths.socket_path().unlink(missing_ok=True)
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(str(paths.socket_path()))

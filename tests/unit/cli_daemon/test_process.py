@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tproxy_cli.client import ANOTHER_RUNS
 
 ROOT = Path(__file__).parents[3]
 DEADLINE_SECONDS = 10.0
@@ -100,7 +101,7 @@ def test_there_is_one_at_a_time(daemon: Process) -> None:
     first = daemon.start()
     second = daemon.start(wait=False)
     _, said = second.communicate(timeout=DEADLINE_SECONDS)
-    assert second.returncode == 1
+    assert second.returncode == ANOTHER_RUNS
     assert said.startswith(f"error: a tproxy daemon of yours is running already (process {first.pid})")
     assert "hint: " in said
     assert daemon.ask("/v1/version")[0]["result"]["version"], "the first one is not disturbed"

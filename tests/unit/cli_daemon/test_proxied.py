@@ -42,7 +42,8 @@ def test_before_the_clients_first_bytes(tmp_path: Path, version: str) -> None:
             client.conn.write(b"payload")
             await until(lambda: client.received == b"hello", "the app's greeting")
             client.conn.write_eof()
-            got = await heard.get()
+            await until(lambda: not heard.empty(), "what the app was told")
+            got = heard.get_nowait()
             assert got.endswith(b"payload")
             assert read(got.removesuffix(b"payload")) == (Address("10.99.0.100", 40000), Address("10.244.1.5", 8080))
             await laptop.leave("web")
@@ -56,15 +57,17 @@ def test_kept_across_a_restart_of_the_daemon(tmp_path: Path) -> None:
             first = stage.laptop()
             await first.intercept("web", str(port), proxyProtocol="v1")
             await first.engine.suspend()
+            node = stage.nodes["node1"]
+            await until(lambda: not node.steered, "the pod serving by itself")
             [session] = json.loads((tmp_path / "ann.json").read_text())["sessions"]
             assert session["intercepts"][0]["proxy_protocol"] == "v1"
             second = stage.laptop()
-            node = stage.nodes["node1"]
-            await until(lambda: node.steered and node.sessions.streams(), "steering again")
+            await until(lambda: node.steered, "steering again")
             client = node.connect()
             assert client.conn is not None
             client.conn.write_eof()
-            assert (await heard.get()).startswith(b"PROXY TCP4 10.99.0.100 ")
+            await until(lambda: not heard.empty(), "what the app was told")
+            assert heard.get_nowait().startswith(b"PROXY TCP4 10.99.0.100 ")
             await second.leave("web")
 
     asyncio.run(run())

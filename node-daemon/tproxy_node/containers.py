@@ -12,6 +12,7 @@ that the container has bent towards something else it can see, a hostPath perhap
 """
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -32,6 +33,7 @@ _KUBELETS_ENTRIES = 4  # `..data` and the directories behind it
 _MAX_DEPTH = 16
 _TRIES = 5
 _MAX_KNOWN = 1024
+_MAX_MOUNTINFO = 16 << 20
 _LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 """File systems on which the kubelet keeps volumes, and none that a server or a process answers for."""
 
@@ -112,7 +114,17 @@ class Containers:
 
     def _is_nodes(self, process: int) -> bool:
         """Whether a process sees the node's file systems; raises OSError rather than guess."""
-        node, its = os.stat(self._root / "1" / "ns" / "mnt"), os.stat("ns/mnt", dir_fd=process)
+        try:
+            node, its = os.stat(self._root / "1" / "ns" / "mnt"), os.stat("ns/mnt", dir_fd=process)
+        except PermissionError:
+            # Some machines keep even root from process 1. A mount has its number in one namespace only.
+            with open(self._root / "1" / "mountinfo", "rb") as file:
+                mounts = _mount_ids(file.fileno())
+            descriptor = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+            try:
+                return not mounts.isdisjoint(_mount_ids(descriptor))
+            finally:
+                os.close(descriptor)
         return (node.st_dev, node.st_ino) == (its.st_dev, its.st_ino)
 
     def _candidates(self, container_id: str) -> Iterator[int]:
@@ -136,6 +148,16 @@ class Containers:
                 yield root, process
             finally:
                 os.close(root)
+
+
+def _mount_ids(descriptor: int) -> frozenset[int]:
+    """The numbers of the mounts in an open mountinfo (proc_pid_mountinfo(5)). Raises OSError."""
+    read = bytearray()
+    while chunk := os.read(descriptor, 1 << 20):
+        read += chunk
+        if len(read) > _MAX_MOUNTINFO:
+            raise OSError(errno.EFBIG, "too many mounts to look through")
+    return frozenset(int(line.split(maxsplit=1)[0]) for line in bytes(read).splitlines() if line)
 
 
 def _container_of(process: int) -> str:

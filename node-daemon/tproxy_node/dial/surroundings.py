@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 from tproxy.errors import TproxyError
 from tproxy.kube.port import ENDPOINTSLICES, NODES, SERVICES, Cluster, Object
 from tproxy.model.dial_policy import IPAddress, Where
-from tproxy.netns.addresses import addresses_of
-from tproxy.netns.handle import Netns
+from tproxy.netns.node import node_addresses
 from tproxy_node.probing import reported
 
 log = logging.getLogger(__name__)
@@ -89,11 +88,7 @@ def _own_addresses(proc: Path) -> frozenset[IPAddress]:
 
     Raises OSError.
     """
-    netns = Netns.open(proc / "1" / "ns" / "net")
-    try:
-        return addresses_of(netns, without_link="kube-ipvs0")
-    finally:
-        netns.close()
+    return node_addresses(proc, without_link="kube-ipvs0")
 
 
 async def _resolve(server: str) -> set[IPAddress]:

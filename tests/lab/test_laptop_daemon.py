@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tproxy_cli.client import ANOTHER_RUNS
 
 from tests.lab.laptop import FALLBACK_SECONDS, Laptop, local_app
 from tproxy.kube.port import DEPLOYMENTS, INTERCEPTS, SESSIONS
@@ -122,7 +123,7 @@ def test_an_administrator_deletes_the_intercept(laptop: Laptop) -> None:
 def test_a_second_daemon_ends_with_a_sentence(laptop: Laptop) -> None:
     laptop.intercept()
     second = laptop.lab.exec("laptop", "python", "-m", "tproxy_cli.daemon", check=False)
-    assert second.returncode == 1
+    assert second.returncode == ANOTHER_RUNS
     assert f"process {laptop.pid()}" in second.stderr
     assert "tproxy quit" in second.stderr
     assert "Traceback" not in second.stderr

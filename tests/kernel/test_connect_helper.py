@@ -166,7 +166,7 @@ def kill_worker(one: Helper) -> None:
 def kill_guard(one: Helper) -> None:
     _, guard = one.processes()
     os.kill(guard, signal.SIGKILL)
-    wait(lambda: len(one.processes()) == 2 and one.processes()[1] != guard)
+    wait(lambda: len(now := one.processes()) == 2 and now[1] != guard)
 
 
 def terminate(one: Helper) -> None:

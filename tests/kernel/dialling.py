@@ -68,14 +68,15 @@ class Received:
         self.eof.set()
 
     def conn_reset(self, reason: ResetReason, detail: str) -> None:
-        self.reset.set_result((reason, detail))
+        if not self.reset.done():
+            self.reset.set_result((reason, detail))
 
     def conn_pause(self) -> None: ...
     def conn_resume(self) -> None: ...
 
     async def reason(self, seconds: float = 5) -> ResetReason:
         async with asyncio.timeout(seconds):
-            return (await self.reset)[0]
+            return (await asyncio.shield(self.reset))[0]
 
 
 class Scene:

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,24 +193,31 @@ class Stage:
                 for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
             )
             await cluster.serve(*sockets)
-        self._publish_dns()
+        self._publish(
+            "kube-system",
+            "kube-dns",
+            {"dns-udp": (plan.DNS_PORT, plan.DNS_PORT), "dns-tcp": (plan.DNS_PORT, plan.DNS_PORT)},
+        )
+        self._publish("default", "kubernetes", {"http": (80, plan.API_PORT)})
 
     def _dns_sockets(self, family: socket.AddressFamily, address: str, link: str) -> Sequence[socket.socket]:
         kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
         return [self._bound("router", family, kind, address, plan.DNS_PORT, link) for kind in kinds]
 
-    def _publish_dns(self) -> None:
-        metadata = {"name": "kube-dns", "namespace": "kube-system"}
-        ports = [{"name": f"dns-{kind}", "port": plan.DNS_PORT, "protocol": kind.upper()} for kind in ("udp", "tcp")]
-        self._store.create(SERVICES, {"metadata": metadata, "spec": {"ports": ports}})
+    def _publish(self, namespace: str, name: str, ports: Mapping[str, tuple[int, int]]) -> None:
+        """A Service for what runs on the router; `ports` are its own and the router's by name."""
+        metadata = {"name": name, "namespace": namespace}
+        entries = {one: {"name": one, "protocol": "UDP" if one.endswith("udp") else "TCP"} for one in ports}
+        spec = {"ports": [entries[one] | {"port": port} for one, (port, _) in ports.items()]}
+        self._store.create(SERVICES, {"metadata": metadata, "spec": spec | {"ipFamilyPolicy": "PreferDualStack"}})
         for family, address in zip(("IPv4", "IPv6"), plan.ROUTER, strict=True):
+            labels = {"kubernetes.io/service-name": name}
             self._store.create(
                 ENDPOINTSLICES,
                 {
-                    "metadata": metadata
-                    | {"name": f"kube-dns-{family.lower()}", "labels": {"kubernetes.io/service-name": "kube-dns"}},
+                    "metadata": metadata | {"name": f"{name}-{family.lower()}", "labels": labels},
                     "addressType": family,
-                    "ports": ports,
+                    "ports": [entries[one] | {"port": port} for one, (_, port) in ports.items()],
                     "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
                 },
             )

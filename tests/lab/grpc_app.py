@@ -2,6 +2,7 @@
 
 grpc_app.py serve --port 50051
 grpc_app.py call ADDRESS [--user ada]      prints what each kind of call brought, as JSON
+grpc_app.py talk ADDRESS                   one call that lasts: each line of the input is sent, each answer printed
 """
 
 import argparse
@@ -35,6 +36,7 @@ class Service(grpc.GenericRpcHandler):
             "/test.Echo/Down": (grpc.unary_stream_rpc_method_handler, self._down),
             "/test.Echo/Up": (grpc.stream_unary_rpc_method_handler, self._up),
             "/test.Echo/Both": (grpc.stream_stream_rpc_method_handler, self._both),
+            "/test.Echo/Talk": (grpc.stream_stream_rpc_method_handler, self._talk),
             "/test.Echo/Slow": (grpc.unary_unary_rpc_method_handler, self._slow),
             "/test.Echo/Fail": (grpc.unary_unary_rpc_method_handler, self._fail),
         }
@@ -60,6 +62,9 @@ class Service(grpc.GenericRpcHandler):
     def _both(self, sent: Iterable[bytes], context: Any) -> Iterator[bytes]:
         self._sign(context)
         yield from sent
+
+    def _talk(self, sent: Iterable[bytes], context: Any) -> Iterator[bytes]:
+        yield from (f"{POD} ".encode() + each for each in sent)
 
     def _slow(self, sent: bytes, context: Any) -> bytes:
         self._sign(context)
@@ -138,14 +143,30 @@ def _ping_pong(method: Any, metadata: Any) -> list[Any]:
     return [str(dict(calls.trailing_metadata()).get("x-who")), list(calls) == []]
 
 
+def talk(address: str) -> None:
+    """Until the input ends; the last line says how it ended."""
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        answers = channel.stream_stream("/test.Echo/Talk", _identity, _identity)(
+            line.strip().encode() for line in sys.stdin
+        )
+        try:
+            for answer in answers:
+                print(answer.decode(), flush=True)
+        except grpc.RpcError:
+            pass
+        print(answers.code().name, flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("verb", choices=("serve", "call"))
+    parser.add_argument("verb", choices=("serve", "call", "talk"))
     parser.add_argument("address", nargs="?", default="")
     parser.add_argument("--port", type=int, default=50051)
     parser.add_argument("--user", default="")
     options = parser.parse_args()
     if options.verb == "serve":
         serve(options.port)
+    elif options.verb == "talk":
+        talk(options.address)
     else:
         json.dump(call(options.address, options.user), sys.stdout)

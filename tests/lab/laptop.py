@@ -80,5 +80,10 @@ def network(netns: str) -> Namespace:
 def local_app(lab: Any, command: Sequence[str], ready: Callable[[], bool], name: str = "laptop") -> Any:
     """Start an app on the laptop and wait until it serves; the caller terminates it."""
     app = lab.start("exec", "laptop", "--", "env", f"POD={name}", "python", *command)
-    lab.wait(ready, "the local app")
+    try:
+        lab.wait(ready, "the local app")
+    except BaseException:
+        app.terminate()
+        app.wait(10)
+        raise
     return app

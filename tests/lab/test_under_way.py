@@ -1,15 +1,45 @@
 """What a client and the app have under way when their port is intercepted and left: it ends where it began."""
 
 import asyncio
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.lab.laptop import local_app
 from tests.lab.test_pools import PORT, Scene, scene
 
 __all__ = ["scene"]
 
+GRPC_APP = Path(__file__).with_name("grpc_app.py")
+GRPC_PORT, GRPC_LOCAL_PORT = 8085, 3951
+TURNS = 2
 
-class Busy:
+CHANNEL = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: channel}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: channel}}}}
+  template:
+    metadata: {{labels: {{app: channel}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: app
+        command: [python, {app}, serve, --port, "{port}"]
+        env: [{{name: POD, value: pod}}]
+        ports: [{{name: {name}, containerPort: {port}}}]
+        readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}
+"""
+
+
+class Busy(contextlib.AbstractAsyncContextManager["Busy"]):
     """A connection to the app with something under way, made in the outside user's network."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -19,8 +49,7 @@ class Busy:
     async def begun(cls, scene: Scene, first: bytes, until: bytes) -> "Busy":
         sock = await scene.outside.connect(scene.address, PORT)
         one = cls(*await asyncio.open_connection(sock=sock, limit=1 << 24))
-        one.writer.write(first)
-        await one.heard(until)
+        await one.says(first, until)
         return one
 
     async def heard(self, until: bytes) -> None:
@@ -31,23 +60,27 @@ class Busy:
         self.writer.write(words)
         await self.heard(answer)
 
+    async def ended(self) -> None:
+        """The other side ends it, in order or not; raises ConnectionResetError in the latter case."""
+        async with asyncio.timeout(10):
+            assert await self.reader.read() == b""
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionResetError):
+            await self.writer.wait_closed()
+
 
 def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: web\r\n\r\n".encode()
 
 
-@pytest.mark.parametrize("intercepts", [2])
-def test_what_is_under_way_ends_where_it_began(scene: Scene, intercepts: int) -> None:
+def test_what_is_under_way_ends_where_it_began(scene: Scene) -> None:
     """A download, an event stream, a WebSocket and a transaction, through intercepting and leaving again and again."""
     pod = scene.pods()[0]["name"].encode()
 
-    async def scenario() -> None:
-        events = await Busy.begun(scene, get("/events"), b"data: 1\n\n")
-        download = await Busy.begun(scene, get("/download"), b"\r\n\r\n")
-        socket_ = await Busy.begun(scene, get("/ws"), b"\r\n\r\n")
-        transaction = await Busy.begun(scene, b"BEGIN\n", pod + b" BEGIN\n")
-        kept = await Busy.begun(scene, get("/"), pod + b" 0\n")
-        for _ in range(intercepts):
+    async def turn(socket_: Busy, transaction: Busy) -> None:
+        async with await Busy.begun(scene, get("/"), pod + b" 0\n") as kept:
             answer = await asyncio.to_thread(scene.intercept)
             assert [one["connections"] for one in answer["pods"]] == [5]
             assert "next request" in answer["pods"][0]["staying"]
@@ -61,15 +94,25 @@ def test_what_is_under_way_ends_where_it_began(scene: Scene, intercepts: int) ->
             await asyncio.to_thread(scene.lab.wait, lambda: scene.with_app() == 4, "a count of four")
             await asyncio.to_thread(scene.leave)
             await kept.says(get("/"), pod + b" 0\n")
-            await kept.reader.read()  # it ends in order, and the client's next connection is the app's own
-            kept = await Busy.begun(scene, get("/"), pod + b" 0\n")
-        with scene.going_on():
-            await events.heard(b"data: 2\n\n")
-            async with asyncio.timeout(10):
-                await download.reader.readexactly(8 << 20)
-        await transaction.says(b"COMMIT\n", pod + b" COMMIT\n")
-        for one in (events, download, socket_, transaction, kept):
-            one.writer.close()
+            await kept.ended()  # and the client's next connection is the app's own
+
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def begun(first: bytes, until: bytes) -> Busy:
+                return await stack.enter_async_context(await Busy.begun(scene, first, until))
+
+            events = await begun(get("/events"), b"data: 1\n\n")
+            download = await begun(get("/download"), b"\r\n\r\n")
+            socket_ = await begun(get("/ws"), b"\r\n\r\n")
+            transaction = await begun(b"BEGIN\n", pod + b" BEGIN\n")
+            for _ in range(TURNS):
+                await turn(socket_, transaction)
+            with scene.going_on():
+                await events.heard(b"data: 2\n\n")
+                async with asyncio.timeout(10):
+                    await download.reader.readexactly(8 << 20)
+            await transaction.says(b"COMMIT\n", pod + b" COMMIT\n")
 
     asyncio.run(scenario())
 
@@ -78,21 +121,82 @@ def test_all_are_reset_or_kept_if_so_chosen(scene: Scene) -> None:
     pod = scene.pods()[0]["name"].encode()
 
     async def scenario() -> None:
-        kept = await Busy.begun(scene, get("/"), pod + b" 0\n")
-        answer = await asyncio.to_thread(scene.intercept, "--existing", "keep")
-        assert answer["pods"][0]["staying"] == "kept there, as asked"
-        await kept.says(get("/"), pod + b" 0\n")
-        await asyncio.to_thread(scene.leave)
-        answer = await asyncio.to_thread(scene.intercept, "--existing", "reset", "--drain", "1")
-        with pytest.raises(ConnectionResetError):
-            await kept.reader.read()
-        assert answer["pods"][0]["connections"] == 0
-        raw = await Busy.begun(scene, b"BEGIN\n", b"laptop BEGIN\n")
-        await asyncio.to_thread(scene.leave)
-        with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(5):
-                await raw.reader.read()
-        kept.writer.close()
-        raw.writer.close()
+        async with await Busy.begun(scene, get("/"), pod + b" 0\n") as kept:
+            answer = await asyncio.to_thread(scene.intercept, "--existing", "keep")
+            assert answer["pods"][0]["staying"] == "kept there, as asked"
+            await kept.says(get("/"), pod + b" 0\n")
+            await asyncio.to_thread(scene.leave)
+            answer = await asyncio.to_thread(scene.intercept, "--existing", "reset", "--drain", "1")
+            with pytest.raises(ConnectionResetError):
+                await kept.ended()
+            assert answer["pods"][0]["connections"] == 0
+        async with await Busy.begun(scene, b"BEGIN\n", b"laptop BEGIN\n") as raw:
+            await asyncio.to_thread(scene.leave)
+            with pytest.raises(ConnectionResetError):
+                await raw.ended()
 
     asyncio.run(scenario())
+
+
+class Talk:
+    """A call of gRPC that lasts, by a client in the outside user's network."""
+
+    def __init__(self, scene: Scene, address: str) -> None:
+        command = ("python", str(GRPC_APP), "talk", f"{address}:{GRPC_PORT}")
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = scene.lab.start("exec", "user", "--", *command, **pipes)
+
+    def says(self, word: str) -> str:
+        """The answer to it."""
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        return str(self._process.stdout.readline().strip())
+
+    def ends(self) -> str:
+        """The status of the call."""
+        self._process.stdin.close()
+        return str(self._process.stdout.readline().strip())
+
+    def __enter__(self) -> "Talk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+@pytest.fixture(params=["web", "grpc"])
+def channel(request: pytest.FixtureRequest, scene: Scene) -> Iterator[str]:
+    """A server of gRPC in a pod and on the laptop, by a port whose name does not say so, or does; its address."""
+    manifest = CHANNEL.format(app=json.dumps(str(GRPC_APP)), port=GRPC_PORT, name=request.param)
+    scene.lab.apply(manifest, scene.namespace)
+    pod = scene.lab.ready_pod(scene.namespace, "channel-")
+    listens = f"import socket; socket.create_connection(('127.0.0.1', {GRPC_LOCAL_PORT})).close()"
+    app = local_app(
+        scene.lab,
+        [str(GRPC_APP), "serve", "--port", str(GRPC_LOCAL_PORT)],
+        lambda: scene.lab.exec("laptop", "python", "-c", listens, check=False).returncode == 0,
+    )
+    try:
+        yield str(pod["addresses"][0])
+    finally:
+        app.terminate()
+        app.wait(10)
+
+
+def test_a_busy_channel_of_grpc_ends_where_it_began(scene: Scene, channel: str) -> None:
+    with Talk(scene, channel) as old:
+        assert old.says("1") == "pod 1"
+        for turn in range(TURNS):
+            line = ("intercept", "channel", "-p", f"{GRPC_LOCAL_PORT}:{GRPC_PORT}", "-n", scene.namespace)
+            assert scene.json(*line)["pods"][0]["connections"] == 1
+            assert old.says(f"intercepted {turn}") == f"pod intercepted {turn}"
+            with Talk(scene, channel) as new:
+                assert new.says("1") == "laptop 1"
+                scene.tproxy("leave", "channel", "-n", scene.namespace)
+                assert new.says("2") == "laptop 2"
+                assert new.ends() == "OK"
+            assert old.says(f"left {turn}") == f"pod left {turn}"
+        assert old.ends() == "OK"

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import socket
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tproxy.http.greeting import Greeting
@@ -10,6 +12,7 @@ from tproxy.model.flow import Address
 from tproxy.steer.port import Attachment
 from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.splice import Splice
+from tproxy_node.counts import REASONS
 from tproxy_node.ending import end_between
 from tproxy_node.plan import PodRef
 
@@ -27,6 +30,7 @@ class ToApp:
         self._pod = pod
         self._attachment = attachment
         self._splices: set[Splice] = set()
+        self._joined: Counter[tuple[int, str]] = Counter()
 
     def join(
         self,
@@ -39,6 +43,7 @@ class ToApp:
     ) -> None:
         """Join a client with the app, at the address that it meant; the app gets the bytes that were read already."""
         self._relay.opened[f"app_{why}"] += 1
+        self._joined[destination.port, why] += 1
         try:
             upstream = self._attachment.upstream(source, destination)
         except OSError as error:
@@ -74,6 +79,10 @@ class ToApp:
             self._attachment.release(upstream)
             self._splices.discard(splice)
             self._relay.left("app", "")
+
+    def joined(self, port: int) -> Mapping[str, int]:
+        """Connections to this port that were passed on so far, by reason."""
+        return {why: self._joined[port, why] for why in REASONS}
 
     def abort(self) -> None:
         """Reset all of them."""

@@ -1,11 +1,12 @@
 """Prometheus metrics, read from the daemon's own counters when somebody asks.
 
-Label values come from fixed sets; nothing is labelled by pod, intercept, session or user, of which there is no end.
+Label values come from fixed sets; nothing is labelled by intercept, session or user, of which there is no end. Pods
+have series of their own while they are steered, and no more of them than `counts.MAX_PORTS` allows.
 """
 
 import itertools
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -14,6 +15,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tproxy.model.figures import BUCKETS, Outcome, Timed
 from tproxy.version import VERSION
+from tproxy_node import counts
+from tproxy_node.counts import PortCounts
 from tproxy_node.dial.dialling import PROTOCOLS, Dialling
 from tproxy_node.lease import Lease
 from tproxy_node.pool import Pools
@@ -122,6 +125,7 @@ class Metrics:
             {(verdict,): verdicts[verdict] for verdict in VERDICTS},
             ("verdict",),
         )
+        yield from _ports(list(counts.shown(relay.counts())))
         yield _counter(
             "tproxy_pool_connections",
             "Connections that apps had before their intercepts, by what became of them.",
@@ -146,6 +150,23 @@ class Metrics:
             "By how much a renewal of the steering lease was late, at most.",
             {(): sources.lease.worst_delay},
         )
+
+
+def _ports(ports: Sequence[PortCounts]) -> Iterator[Metric]:
+    labels = ("namespace", "pod", "port", "protocol")
+    named = [((one.pod.namespace, one.pod.name, str(one.port), one.protocol), one) for one in ports]
+    yield _counter(
+        "tproxy_port_lookups",
+        "New connections, or datagrams, to a port of a pod since it was attached, by what the kernel did.",
+        {(*name, verdict): getattr(one.kernel, verdict) for name, one in named for verdict in VERDICTS},
+        (*labels, "verdict"),
+    )
+    yield _counter(
+        "tproxy_port_app_connections",
+        "Connections to a port of a pod that were taken over and passed on to the app, by reason.",
+        {(*name, reason): count for name, one in named for reason, count in one.to_app.items()},
+        (*labels, "reason"),
+    )
 
 
 def _requests(totals: Mapping[Outcome, Timed]) -> HistogramMetricFamily:

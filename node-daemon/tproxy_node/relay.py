@@ -8,12 +8,13 @@ node is full the kernel is told to steer nothing until there is room again.
 """
 
 import asyncio
+import itertools
 import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
@@ -24,6 +25,7 @@ from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_node.apps import ToApp
+from tproxy_node.counts import PortCounts, Verdicts, verdicts
 from tproxy_node.desired import Route, Routes
 from tproxy_node.ending import Take
 from tproxy_node.farewell import Farewell
@@ -53,9 +55,6 @@ LOOK_SECONDS = 1.0
 
 ROOM_AGAIN = 0.9
 """Steering comes back when no more than this part of the total limit is in use."""
-
-Verdicts = Counter[str]
-"""Connections, and datagrams, by what the kernel did with them: the fields of `Counters`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +123,11 @@ class Relay:
 
     def verdicts(self) -> Verdicts:
         """What the kernel did with new connections to intercepted ports since the start."""
-        totals = Counter(self._past)
-        for pod in self.pods:
-            totals.update(pod.verdicts())
-        return totals
+        return self._past + verdicts(self.counts())
+
+    def counts(self) -> Iterator[PortCounts]:
+        """What has become of connections to each port of the pods that are steered now."""
+        return itertools.chain.from_iterable(pod.counts() for pod in self.pods)
 
     def remember(self, verdicts: Verdicts) -> None:
         """Add what an attachment has counted that is about to end."""
@@ -228,12 +228,12 @@ class PodRelay:
             self._attachment.set_ports(() if self._relay.full else map(SteeredPort, self.routes))
             self.udp.apply()
 
-    def verdicts(self) -> Verdicts:
-        """What the kernel did with new connections to this pod's intercepted ports."""
-        totals: Verdicts = Counter()
-        for counters in (*self._attachment.counters().values(), *self.udp.counters()):
-            totals.update(asdict(counters))
-        return totals
+    def counts(self) -> Iterator[PortCounts]:
+        """What has become of connections to this pod's ports since it was attached."""
+        for port, counters in self._attachment.counters().items():
+            yield PortCounts(self.pod, port, "TCP", counters, self._apps.joined(port))
+        for port, counters in self.udp.counters().items():
+            yield PortCounts(self.pod, port, "UDP", counters, {})
 
     async def finish(self) -> None:
         """After `stop`: accept what was under way, then close the listeners. Connections go on."""
@@ -265,7 +265,7 @@ class PodRelay:
             return
         self._steering = False
         self._attachment.stop()
-        self._relay.remember(self.verdicts())
+        self._relay.remember(verdicts(self.counts()))
         self.udp.stop()
         self._relay.pods.discard(self)
         self.routes = {}

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
@@ -132,9 +133,9 @@ class UdpRelay:
             ports = () if self._relay.full else self.routes
             self._datagrams.set_ports(SteeredPort(port, "UDP") for port in ports)
 
-    def counters(self) -> list[Counters]:
-        """What the kernel did with datagrams."""
-        return [] if self._datagrams is None else list(self._datagrams.counters().values())
+    def counters(self) -> Mapping[int, Counters]:
+        """What the kernel did with datagrams, by port."""
+        return {} if self._datagrams is None else self._datagrams.counters()
 
     def stop(self) -> None:
         """Give the ports back at once; what has come still goes to laptops, whose answers have a moment left."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.answering import PORT
 from tests.kernel.namespaces import Namespaces, until
 from tests.kernel.node import NAMESPACE, ROOT, Laptop, Stage, until_async
 from tests.kernel.scenes import Play, app, intercepted, rss, who
@@ -156,10 +157,15 @@ def test_metrics_say_what_happened(play: Play) -> None:
             }.items():
                 assert await stage.metric(line) == value, line
             assert await stage.metric('tproxy_tunnel_bytes_total{direction="sent"}') > 0
+            port = f'namespace="{NAMESPACE}",pod="{pod.name}",port="{PORT}",protocol="TCP"'
+            assert await stage.metric(f'tproxy_port_lookups_total{{{port},verdict="steered"}}') == 1
+            assert await stage.metric(f'tproxy_port_lookups_total{{{port},verdict="own"}}') == 0
+            assert await stage.metric(f'tproxy_port_app_connections_total{{{port},reason="probe"}}') == 0
         stage.leave()
         await until(lambda: stage.left())
         assert await stage.metric('tproxy_kernel_lookups_total{verdict="steered"}') == 1, "kept after detach"
         _, text = await stage.get("/metrics")
+        assert "tproxy_port_lookups_total{" not in text, "a pod's own series go with its attachment"
         names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
         assert {name for name in names if not name.startswith("tproxy_")} <= {
             f"process_{what}"

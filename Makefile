@@ -4,7 +4,7 @@ BIN := .venv/bin
 BPF := tproxy/steer/sk_lookup.bpf.o
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: demo test lint unit chart manifest kernel lab e2e bpf setup requirements clean
+.PHONY: demo test lint unit fuzz chart manifest kernel lab e2e bpf setup requirements clean
 
 demo: setup ## run the main job in a lab on this machine; STEP=1 waits for Enter between steps
 	@$(BIN)/python demo/run.py $(if $(STEP),--step)
@@ -19,6 +19,9 @@ lint: setup
 
 unit: setup
 	$(PYTEST) tests/unit
+
+fuzz: setup ## look for input that breaks the HTTP routers, for SECONDS (600); led by atheris if that is installed
+	$(BIN)/python -m tests.unit.http.fuzz $(if $(SECONDS),--seconds $(SECONDS))
 
 chart: setup ## the Helm chart: lint, what it renders, what it refuses
 	@helm=$$(.ci/helm) && HELM=$$helm $(PYTEST) tests/chart

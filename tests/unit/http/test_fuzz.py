@@ -119,7 +119,7 @@ class Fuzzed(Talk):
         assert len(elsewhere) <= 1
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=2500, deadline=None)
 @given(st.lists(ACTIONS, max_size=40))
 def test_nothing_breaks_it(actions: list[tuple[str, object]]) -> None:
     talk = Fuzzed()

@@ -212,7 +212,7 @@ _requests = st.tuples(
 _answers = st.tuples(st.sampled_from(list(ANSWERS.values())), _manners)
 
 
-@settings(deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(_requests, min_size=1, max_size=6),
     st.lists(_answers, min_size=1, max_size=6),

@@ -241,7 +241,7 @@ def _conversation() -> list[bytes]:
 _CONVERSATION = _conversation()
 
 
-@settings(deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 30))
 def test_nothing_that_is_said_makes_it_fall_over(rand: random.Random, changes: int) -> None:
     """A good conversation, spoilt; and the same said by upstreams."""

@@ -20,6 +20,7 @@ from tproxy_cli import paths
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator, Mapping
     from http.client import HTTPResponse
     from pathlib import Path
 
@@ -40,6 +41,8 @@ MEMORY_SECONDS = 5.0
 
 ANSWER_SECONDS = 30.0
 """How long the daemon may be silent while it asks the cluster."""
+
+CHUNK = 64 * 1024
 
 LINE_LIMIT = 16 * 1024 * 1024
 """Longest line of an answer in bytes."""
@@ -107,6 +110,37 @@ class Daemon:
                     "the tproxy daemon closed the connection before it answered",
                     f"its log says why: `tail {paths.log_path()}`; then run the command again",
                 ) from error
+            finally:
+                connection.close()
+
+    def ask(self, body: Json) -> "Iterator[Mapping[str, Any] | bytes]":
+        """Ask a node daemon something (`/v1/ask`); its answer's objects or bytes as they come, for as long as they do.
+
+        Starts the daemon if it does not run. Raises what was answered as TproxyError; to stop, close the iterator.
+        """
+        from tproxy.debug.answer import AnswerReader
+
+        self.ensure_running()
+        self._check_version()
+        with _connect() as connected:
+            from http.client import HTTPConnection, HTTPException
+
+            connected.settimeout(ANSWER_SECONDS)
+            connection = HTTPConnection("tproxy")
+            connection.sock = connected
+            reader = AnswerReader()
+            try:
+                connection.request("POST", "/v1/ask", json.dumps(body), {"Connection": "close"})
+                response = connection.getresponse()
+                while data := response.read1(CHUNK):
+                    yield from reader.feed(data)
+                    if reader.form:
+                        connected.settimeout(None)  # what is followed may be quiet for long
+                reader.end()
+            except TimeoutError as error:
+                raise _silent(connected, ANSWER_SECONDS) from error
+            except (OSError, HTTPException) as error:
+                raise TproxyError("the answer broke off", f"see `tail {paths.log_path()}`; ask again") from error
             finally:
                 connection.close()
 

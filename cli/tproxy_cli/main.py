@@ -27,6 +27,7 @@ COMMANDS = {
     "lab": "Run a small cluster on this machine.",
     "leave": "Give intercepted traffic back.",
     "list": "List the intercepts in the cluster, everybody's.",
+    "node": "Ask the nodes what is steered, by whom, and what happened to a connection.",
     "quit": "Leave everything and stop the daemon.",
     "run": "Run a command as if it ran in the cluster.",
     "status": "Show the daemon, its tunnels and its intercepts.",

@@ -21,7 +21,7 @@ from tproxy.model.intercept import (
 from tproxy.model.match import Match
 from tproxy.model.pod import Pod, Service
 from tproxy.model.protocol import not_http
-from tproxy.model.session import Session
+from tproxy.model.session import SYSTEM_NAMESPACE, Session
 from tproxy.model.workload import matches
 from tproxy.netns.refusal import refusal
 
@@ -154,6 +154,9 @@ def _obstacle(intercept: Intercept, pod: Pod, session: Session | None) -> tuple[
         if port.protocol == "UDP" and intercept.match is not None:
             message = f"port {port.port}/UDP: there are no requests in datagrams to choose from, only all of them"
             return NodeState.REFUSED, "MatchUnsupported", message
+    if intercept.namespace == SYSTEM_NAMESPACE:
+        message = f"namespace {SYSTEM_NAMESPACE} is the node daemons' own, nothing there is intercepted"
+        return NodeState.REFUSED, "SystemNamespace", message
     unreachable = refusal(pod.host_network, pod.runtime_class)
     if unreachable is not None:
         return NodeState.REFUSED, unreachable.reason, unreachable.message

@@ -21,6 +21,10 @@ from tproxy.tasks import Tasks
 from tproxy.version import VERSION
 from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.containers import Containers
+from tproxy_node.debug.asking import Asking
+from tproxy_node.debug.door import Door
+from tproxy_node.debug.questions import Questions
+from tproxy_node.debug.status import Here, Status
 from tproxy_node.dial.dialling import Dialling
 from tproxy_node.dial.origins import Origins
 from tproxy_node.dial.surroundings import Surroundings
@@ -90,6 +94,11 @@ class Daemon:
                 statuses=self._statuses,
             )
         )
+        self._asking = Asking(questions := Questions())
+        self._door = Door(questions, options.socket)
+        here = Here(options, self._steering.name, self._sessions, self._reconciler, self._relay, self._lease)
+        Status(here).join(questions)
+        self._asking.join(self._openings)
         self._server = TunnelServer[Identity](options.node, self._sessions.authenticate, self._sessions.add)
         self._metrics = metrics.Metrics(
             metrics.Sources(
@@ -122,6 +131,7 @@ class Daemon:
         http, grpc = self._options.http, self._options.grpc
         await self._http.start(http.host, http.port)
         port = await self._server.start(grpc.host, grpc.port)
+        await self._door.start()
         self._tasks.start(self._probing.follow(self._cluster, self._options.node, self._options.proc), "probing")
         self._tasks.start(self._relay.look_for_apps(), "apps")
         self._tasks.start(self._surroundings.follow(), "surroundings")
@@ -140,6 +150,8 @@ class Daemon:
         self._stopping = True
         await self._tasks.close()
         await self._mirror.close()
+        await self._door.close()
+        await self._asking.close()
         await _at_most(DETACH_SECONDS, self._reconciler.stop())
         await _at_most(STATUS_SECONDS, self._statuses.settle())
         await _at_most(FINISH_SECONDS, self._relay.idle())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tproxy.model.flow import FlowKind, ResetReason
+from tproxy.model.session import SYSTEM_NAMESPACE
 from tproxy.tunnel.conn import Conn
 
 
@@ -18,6 +19,11 @@ class Identity:
     name: str
     user: str
     namespace: str
+
+    @property
+    def debugger(self) -> bool:
+        """Whether it may ask everything, and for that may neither dial nor resolve nor read nor intercept."""
+        return self.namespace == SYSTEM_NAMESPACE
 
 
 Serve = Callable[[Identity, Conn], None]
@@ -37,7 +43,11 @@ class Openings:
 
     def open(self, identity: Identity, conn: Conn) -> None:
         """A laptop opened `conn`."""
-        serve = self._serve.get((conn.request.kind, conn.request.protocol))
+        kind = conn.request.kind
+        if identity.debugger and kind is not FlowKind.ASK:
+            conn.reset(ResetReason.DENIED, f"a session of namespace {SYSTEM_NAMESPACE} may only ask the node questions")
+            return
+        serve = self._serve.get((kind, conn.request.protocol))
         if serve is None:
             conn.reset(ResetReason.DENIED, "this node daemon does not offer that")
         else:

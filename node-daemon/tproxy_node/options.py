@@ -11,6 +11,7 @@ from tproxy.http.probe import KUBELET
 from tproxy.model.dial_policy import DialPolicy, Network
 from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
+from tproxy_node.debug.door import DEFAULT
 from tproxy_node.dial.dialling import DialLimits
 from tproxy_node.reading import READERS, Readers
 from tproxy_node.relay import Limits
@@ -40,6 +41,7 @@ class Options:
     files: Readers
     limits: Limits
     dial_limits: DialLimits
+    socket: Path
     log_level: str
     log_format: str
 
@@ -145,6 +147,13 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         parser.add_argument(
             f"--{name}", type=_limit, default=default, metavar="N", help=f"{what} (default: %(default)s)"
         )
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        default=DEFAULT,
+        metavar="PATH",
+        help="where `python -m tproxy_node debug` asks this daemon, for root alone (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--log-format", choices=("json", "text"), default="", help="default: text on a terminal, else json"
@@ -167,6 +176,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         files=found.files,
         limits=Limits(found.session_connections, found.node_connections),
         dial_limits=DialLimits(found.session_dials, found.node_dials),
+        socket=found.socket,
         log_level=found.log_level,
         log_format=found.log_format,
     )

@@ -113,6 +113,10 @@ class Sessions:
         """Every open stream."""
         return [stream for known in self._known.values() for stream in known.streams if stream.alive]
 
+    def by_session(self) -> list[tuple[Session, list[Endpoint]]]:
+        """Every Session with its open streams."""
+        return [(known.session, [s for s in known.streams if s.alive]) for known in self._by_uid.values()]
+
     def pick(self, uid: str) -> Endpoint | None:
         """The stream of a Session that carries the fewest connections, or None if it has none."""
         known = self._by_uid.get(uid)

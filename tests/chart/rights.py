@@ -46,6 +46,7 @@ VIEWER: Object = {
 EXPECTED = """
 resource                          where           developer  admin      viewer  debugger  node   nobody
 sessions.tproxy.dev               shop            glwcpd     glwcupdD   glw     glw       glwd   -
+sessions.tproxy.dev               tproxy-system   -          glwcupdD   -       glwcpd    glwd   -
 sessions.tproxy.dev               *               -          glwcupdD   -       glw       glwd   -
 intercepts.tproxy.dev             shop            glwcpd     glwcupdD   glw     glw       lw     -
 intercepts.tproxy.dev             *               -          glwcupdD   -       glw       lw     -

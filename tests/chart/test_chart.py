@@ -97,7 +97,7 @@ def test_every_option_of_the_daemon_is_a_value(helm: Helm, capsys: pytest.Captur
     flags = {word.strip("[],") for word in capsys.readouterr().out.split() if word.strip("[").startswith("--")}
     scenario = CHART / "ci" / "everything-values.yaml"
     given = {argument.partition("=")[0] for argument in container(helm.objects(scenario))["args"]}
-    assert flags - given == {"--help", "--version", "--node", "--kubeconfig", "--proc", "--grpc", "--http"}
+    assert flags - given == {"--help", "--version", "--node", "--kubeconfig", "--proc", "--grpc", "--http", "--socket"}
 
 
 def test_the_daemon_has_the_capabilities_it_asks_for_and_no_privilege(helm: Helm) -> None:

@@ -50,7 +50,10 @@ def pod(layout: Layout, node: Node, flags: Sequence[str] = ()) -> Object:
                     "name": "node",
                     "image": "tproxy-node",
                     "command": ["python", "-m", "tproxy_node"],
-                    "args": ["--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc", *flags],
+                    "args": [
+                        *("--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc"),
+                        *("--socket", str(layout.daemon_socket(node.name)), *flags),
+                    ],
                     "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
                     "securityContext": {"capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)}},
                     "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],

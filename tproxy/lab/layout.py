@@ -93,6 +93,10 @@ class Layout:
         """The kubeconfig of the node daemons."""
         return self.state / "node-daemon.kubeconfig"
 
+    def daemon_socket(self, node: str) -> Path:
+        """Where a node's daemon is asked on the machine itself."""
+        return self.state / "asking" / f"{node}.sock"
+
     @property
     def laptop_environment(self) -> dict[str, str]:
         """What makes commands on the laptop find the lab's cluster and keep their files out of the real home."""

@@ -20,7 +20,7 @@ RESOLVERS = Address("resolvers", 53)
 
 
 NOWHERE = Address("", 0)
-"""The destination of READ, which goes to a container and to no address."""
+"""The destination of READ and ASK, which go to no address."""
 
 
 class FlowKind(enum.Enum):
@@ -29,6 +29,7 @@ class FlowKind(enum.Enum):
     INBOUND = "inbound"  # a client of the pod, opened by the node, served by the laptop
     DIAL = "dial"  # opened by the laptop, dialled by the node
     READ = "read"  # opened by the laptop, answered by the node with what a container was given
+    ASK = "ask"  # opened by the laptop, answered by the node with what it knows of itself
 
 
 class ResetReason(enum.Enum):
@@ -59,6 +60,8 @@ class OpenRequest:
 
     `protocol` of READ: `environ` or `files`, of `container` of `pod`; the node answers with records
     (`tproxy.env.records`).
+
+    `protocol` of ASK: the question's name; its arguments follow, and the answer (`tproxy.debug.answer`).
     """
 
     kind: FlowKind

@@ -11,6 +11,9 @@ from typing import Any
 from tproxy.model.fields import Fields, format_time
 
 API_VERSION = "tproxy.dev/v1alpha1"
+SYSTEM_NAMESPACE = "tproxy-system"
+"""The namespace of the node daemons. Whoever may create a Session there may ask them everything, and nothing else."""
+
 MIN_TTL_SECONDS = 3600
 MAX_TTL_SECONDS = 30 * 24 * 3600
 TOKEN_BYTES = 32

@@ -26,6 +26,7 @@ _KINDS = {
     FlowKind.INBOUND: pb.Open.KIND_INBOUND,
     FlowKind.DIAL: pb.Open.KIND_DIAL,
     FlowKind.READ: pb.Open.KIND_READ,
+    FlowKind.ASK: pb.Open.KIND_ASK,
 }
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
 _REASONS = {
@@ -181,7 +182,7 @@ def open_request(body: pb.Open) -> OpenRequest:
     if max(map(len, (body.intercept, body.pod, body.protocol, body.container))) > MAX_TEXT_CHARACTERS:
         raise WireError("an OPEN that is too long")
     source = _address(body.source) if body.HasField("source") else None
-    nowhere = kind is FlowKind.READ and not body.HasField("destination")
+    nowhere = kind in (FlowKind.READ, FlowKind.ASK) and not body.HasField("destination")
     destination = NOWHERE if nowhere else _address(body.destination)
     protocol = body.protocol or "tcp"
     return OpenRequest(kind, destination, source, body.intercept, body.pod, protocol, body.container)

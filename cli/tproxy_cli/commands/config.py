@@ -4,13 +4,13 @@ import os
 
 import click
 
+from tproxy.text.table import render as render_table
 from tproxy_cli import paths
 from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS, load
 from tproxy_cli.options import command, output_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.table import render as render_table
 
 
 @command()

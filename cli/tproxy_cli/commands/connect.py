@@ -8,11 +8,11 @@ import sys
 import time
 
 from tproxy.errors import ClusterError, ConflictError, DeniedError, TproxyError
+from tproxy.text.units import elapsed
 from tproxy_cli.client import Daemon, Json
 from tproxy_cli.options import cluster_options, command, daemon, output_option, proxy_options
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.units import elapsed
 
 OPEN_SECONDS = 60.0
 SERVE_SECONDS = 30.0

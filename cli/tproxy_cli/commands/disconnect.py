@@ -1,10 +1,10 @@
 """`tproxy disconnect`: undo `tproxy connect`."""
 
+from tproxy.text.units import elapsed
 from tproxy_cli.client import Json, NotRunningError
 from tproxy_cli.options import command, daemon, output_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.units import elapsed
 
 UNDO_SECONDS = 30.0
 

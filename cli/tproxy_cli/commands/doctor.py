@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import click
 
+from tproxy.text.printable import printable
 from tproxy_cli.client import Json
 from tproxy_cli.doctor.finding import Finding
 from tproxy_cli.options import cluster_options, command, output_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.printable import printable
 
 _ROLES = {"pass": "good", "warn": "doubtful", "fail": "bad"}
 

@@ -6,6 +6,7 @@ import time
 import click
 
 from tproxy.errors import InvalidError, TproxyError
+from tproxy.text.units import elapsed
 from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
 from tproxy_cli.given import GivenOptions, given_options
@@ -14,7 +15,6 @@ from tproxy_cli.options import cluster_options, command, complete, daemon, outpu
 from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.units import elapsed
 
 GRACE_SECONDS = 15.0
 """How much longer than the cluster the daemon may take: it undoes what it began."""

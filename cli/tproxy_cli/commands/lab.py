@@ -8,11 +8,11 @@ import click
 
 from tproxy.errors import ClusterError, InvalidError, TproxyError
 from tproxy.lab.layout import DEFAULT_NAME, Layout
+from tproxy.text.table import render as render_table
+from tproxy.text.units import elapsed
 from tproxy_cli.options import Function, command
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.table import render as render_table
-from tproxy_cli.ui.units import elapsed
 
 Json = dict[str, Any]
 

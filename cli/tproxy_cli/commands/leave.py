@@ -3,11 +3,11 @@
 import click
 
 from tproxy.errors import InvalidError
+from tproxy.text.units import elapsed
 from tproxy_cli.client import Json
 from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.units import elapsed
 
 ANSWER_SECONDS = 60.0
 

@@ -1,12 +1,12 @@
 """`tproxy status`: the daemon, its tunnels and this laptop's intercepts."""
 
+from tproxy.text.table import render as render_table
+from tproxy.text.units import age, latency, size
 from tproxy_cli.client import MEMORY_SECONDS, Json, NotRunningError
 from tproxy_cli.options import command, daemon, output_option
 from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.table import render as render_table
-from tproxy_cli.ui.units import age, latency, size
 
 _ROLES = {"connected": "good", "connecting": "doubtful", "lost": "bad"}
 

@@ -1,11 +1,11 @@
 """`tproxy version`: the versions of all parts."""
 
+from tproxy.text.table import render as render_table
 from tproxy.version import VERSION
 from tproxy_cli.client import MEMORY_SECONDS, Json, NotRunningError
 from tproxy_cli.options import command, daemon, output_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
-from tproxy_cli.ui.table import render as render_table
 
 
 @command()

@@ -5,16 +5,17 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 from tproxy.errors import TproxyError
 from tproxy.kube.port import DAEMONSETS, DEPLOYMENTS, INTERCEPTS, NAMESPACES, SERVICES, SESSIONS, STATEFULSETS, Resource
 from tproxy.tasks import Tasks
+from tproxy.tunnel.conn import Buffer
 from tproxy.version import VERSION
-from tproxy_cli.daemon import forcing, leaving, listing
+from tproxy_cli.daemon import asking, forcing, leaving, listing
 from tproxy_cli.daemon.clock import watch_sleep
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.clusters import Clusters
@@ -84,6 +85,13 @@ class Engine:
         """A container's environment."""
         cluster, namespace = await self._find(request.where)
         return await ask(cluster, namespace, request, say, self._undoing)
+
+    async def ask(self, request: asking.AskRequest) -> AsyncIterator[Buffer]:
+        """A node daemon's answer (`tproxy.debug.answer`), as it comes."""
+        cluster, namespace = await self._find(request.where)
+        async with aclosing(asking.ask(cluster, namespace, request, self._undoing)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                yield piece
 
     async def leave(self, request: LeaveRequest, say: Progress) -> Json:
         """Delete intercepts of this user. Goes on to the end even if nobody waits for it any more."""

@@ -1,6 +1,7 @@
 """The daemon's API: HTTP on a unix socket, JSON in, a stream of JSON lines out.
 
     {"progress": "text"}*  then  {"result": {...}}  or  {"error": {"message", "hint", "exitCode"}}
+    what a node answers (`tproxy.debug.answer`), of `ask`
 
 The daemon ends
     after `quit`, which leaves every intercept and deletes the Sessions;
@@ -20,16 +21,20 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+from tproxy.debug import answer
 from tproxy.errors import InvalidError, TproxyError
 from tproxy.tasks import Tasks
+from tproxy.tunnel.conn import Buffer
 from tproxy.version import VERSION
 from tproxy_cli import paths
 from tproxy_cli.daemon import requests
+from tproxy_cli.daemon.asking import AskRequest
 from tproxy_cli.daemon.engine import Engine, daemon_status
 from tproxy_cli.daemon.hostwide.hostwide import ConnectRequest
 from tproxy_cli.daemon.peer import peer_uid
@@ -66,7 +71,8 @@ class Server:
         """The HTTP application."""
         app = web.Application(client_max_size=requests.MAX_BYTES)
         for name, operation in self._operations().items():
-            app.router.add_post(f"/v1/{name}", self._handler(operation))
+            app.router.add_post(f"/v1/{name}", self._handler(partial(self._answer, operation=operation)))
+        app.router.add_post("/v1/ask", self._handler(self._pass_on))
         return app
 
     async def serve(self, listener: socket.socket, door: socket.socket | None = None) -> None:
@@ -177,13 +183,15 @@ class Server:
             "version": version,
         }
 
-    def _handler(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _handler(
+        self, respond: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             self._check_peer(request)
             self._last_request = time.monotonic()
             self._running += 1
             try:
-                return await self._answer(request, operation)
+                return await respond(request)
             finally:
                 self._running -= 1
                 self._last_request = time.monotonic()
@@ -220,24 +228,64 @@ class Server:
             await asyncio.gather(working, return_exceptions=True)  # what it began is undone before we go on
         return response
 
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        """A node's answer, no faster than it is taken."""
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        body = await request.read()
+        await response.prepare(request)
+
+        async def work() -> None:
+            first: Buffer = b""
+            try:
+                pieces = self._engine.ask(AskRequest.of(_object(body)))
+                async with aclosing(pieces):  # type: ignore[type-var]
+                    async for piece in pieces:
+                        first = first or piece
+                        await response.write(piece)
+            except ConnectionResetError:
+                log.info("nobody waits for the answer any more", extra={"request": request.path})
+            except Exception as error:
+                told = _told(error)
+                if bytes(first).startswith(answer.begin("bytes")):
+                    raise web.HTTPInternalServerError from error  # it is too late for words: the connection ends
+                await response.write(answer.line({"error": told}))
+            await response.write_eof()
+
+        working = self._tasks.start(work(), request.path)
+        try:
+            await asyncio.shield(working)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        return response
+
 
 async def _outcome(operation: Operation, body: bytes, say: Progress) -> Json:
     """The last line of an answer."""
     try:
-        try:
-            value = json.loads(body or b"{}")
-        except ValueError as error:
-            raise InvalidError("the request is no JSON") from error
-        if not isinstance(value, dict):
-            raise InvalidError("the request is no JSON object")
-        return {"result": await operation(value, say)}
-    except TproxyError as error:
-        log.info("request failed: %s", error.message)
-        return {"error": {"message": error.message, "hint": error.hint, "exitCode": error.exit_code}}
+        return {"result": await operation(_object(body), say)}
     except Exception as error:
-        log.exception("request failed unexpectedly")
-        hint = f"see {paths.log_path()}"
-        return {"error": {"message": f"internal error: {error or type(error).__name__}", "hint": hint, "exitCode": 1}}
+        return {"error": _told(error)}
+
+
+def _object(body: bytes) -> Json:
+    try:
+        value = json.loads(body or b"{}")
+    except ValueError as error:
+        raise InvalidError("the request is no JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidError("the request is no JSON object")
+    return value
+
+
+def _told(error: Exception) -> Json:
+    """An error as it is answered; called where it is handled."""
+    if isinstance(error, TproxyError):
+        log.info("request failed: %s", error.message)
+        return {"message": error.message, "hint": error.hint, "exitCode": error.exit_code}
+    log.exception("request failed unexpectedly")
+    hint = f"see {paths.log_path()}"
+    return {"message": f"internal error: {error or type(error).__name__}", "hint": hint, "exitCode": 1}
 
 
 async def run(listener: socket.socket, door: socket.socket) -> None:

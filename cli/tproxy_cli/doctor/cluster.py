@@ -14,11 +14,11 @@ from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import ClusterConfig, load
 from tproxy.kube.errors import Call, NotFoundError
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
+from tproxy.text.units import latency
 from tproxy_cli import roles
 from tproxy_cli.doctor import nodes
 from tproxy_cli.doctor.finding import TPROXY, Finding, failed
 from tproxy_cli.doctor.nodes import SYSTEM_NAMESPACE
-from tproxy_cli.ui.units import latency
 
 CLUSTER = "cluster"
 SECONDS = 10.0

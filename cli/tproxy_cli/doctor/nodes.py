@@ -11,10 +11,10 @@ from tproxy.kube.api import ApiCluster
 from tproxy.kube.port import NODES, PODS
 from tproxy.kube.portforward import PortForward
 from tproxy.model.pod import Pod
+from tproxy.text.units import latency
 from tproxy.version import VERSION
 from tproxy_cli import paths
 from tproxy_cli.doctor.finding import TPROXY, Finding
-from tproxy_cli.ui.units import latency
 
 SYSTEM_NAMESPACE = "tproxy-system"
 NODE_DAEMON_LABELS = "app.kubernetes.io/name=tproxy,app.kubernetes.io/component=node"

@@ -11,9 +11,9 @@ from typing import Protocol, TextIO
 import click
 
 from tproxy.errors import TproxyError
+from tproxy.text.printable import printable
 from tproxy_cli.paths import log_path
 from tproxy_cli.ui.errors import causes
-from tproxy_cli.ui.printable import printable
 
 _ROLES = {"good": "green", "doubtful": "yellow", "bad": "red", "command": "cyan"}
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from tproxy.text.table import render
+from tproxy.text.units import age, latency
 from tproxy_cli.ui.console import Console
-from tproxy_cli.ui.table import render
-from tproxy_cli.ui.units import age, latency
 
 Json = dict[str, Any]
 

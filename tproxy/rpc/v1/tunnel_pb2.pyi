@@ -83,10 +83,12 @@ class Open(_message.Message):
         KIND_INBOUND: _ClassVar[Open.Kind]
         KIND_DIAL: _ClassVar[Open.Kind]
         KIND_READ: _ClassVar[Open.Kind]
+        KIND_ASK: _ClassVar[Open.Kind]
     KIND_UNSPECIFIED: Open.Kind
     KIND_INBOUND: Open.Kind
     KIND_DIAL: Open.Kind
     KIND_READ: Open.Kind
+    KIND_ASK: Open.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]

@@ -1,7 +1,8 @@
 """Times and sizes in words."""
 
 import pytest
-from tproxy_cli.ui import units
+
+from tproxy.text import units
 
 
 @pytest.mark.parametrize(

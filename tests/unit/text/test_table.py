@@ -2,7 +2,8 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tproxy_cli.ui.table import render
+
+from tproxy.text.table import render
 
 
 def test_columns_line_up_and_lines_have_no_trailing_spaces() -> None:

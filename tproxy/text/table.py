@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from tproxy_cli.ui.printable import printable
+from tproxy.text.printable import printable
 
 EMPTY = "<none>"
 

@@ -1,0 +1,1 @@
+"""What a node says about itself: the questions, who may ask them, and the answers."""

@@ -1,0 +1,1 @@
+"""Text for people: tables, times and sizes, what may be printed."""

@@ -1,5 +1,7 @@
 """`tproxy status`: the daemon, its tunnels and this laptop's intercepts."""
 
+from collections.abc import Sequence
+
 from tproxy.text.table import render as render_table
 from tproxy.text.units import age, latency, size
 from tproxy_cli.client import MEMORY_SECONDS, Json, NotRunningError
@@ -50,7 +52,25 @@ def describe(console: Console, result: Json, wide: bool) -> str:
         lines += ["", *_describe_cluster(console, cluster, wide)]
     for connection in result.get("connections", ()):
         lines += ["", *_describe_connection(connection)]
+    if runs := result.get("runs"):
+        lines += ["", *_describe_runs(runs)]
     return "\n".join(lines)
+
+
+def _describe_runs(runs: Sequence[Json]) -> list[str]:
+    columns = ["COMMAND", "PROCESS", "POD", "CONNECTIONS", "PUBLISHED", "AGE"]
+    rows = [
+        [
+            run["command"].split()[0].rpartition("/")[2],
+            run["pid"],
+            run["origin"] or None,
+            run["connections"] + run["flows"],
+            ",".join(f"{one['inside']}->{one['laptop']}" for one in run["published"]) or None,
+            intercepts.since(run["since"]),
+        ]
+        for run in runs
+    ]
+    return ["runs", "", render_table(columns, rows), *(run["trouble"] for run in runs if run["trouble"])]
 
 
 def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:

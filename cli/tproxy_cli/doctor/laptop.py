@@ -22,6 +22,7 @@ def check() -> list[Finding]:
         _python(),
         _system(),
         _uvloop(),
+        _run(),
         _place("runtime-directory", paths.runtime_dir),
         _place("state-directory", paths.state_dir),
         _configuration(),
@@ -77,6 +78,26 @@ def _uvloop() -> Finding:
             f"`{sys.executable} -m pip install uvloop`",
         )
     return Finding(CATEGORY, "uvloop", "pass", "installed")
+
+
+def _run() -> Finding:
+    """Whether `tproxy run` can work; nothing else needs what it needs."""
+    if sys.platform != "linux":
+        return Finding(CATEGORY, "run", "warn", "`tproxy run` needs Linux", "use a Linux container, or WSL 2, for it")
+    from tproxy_cli.run.probe import probe
+
+    found = probe()
+    if found.trouble is not None:
+        return Finding(CATEGORY, "run", "warn", f"`tproxy run`: {found.trouble.message}", found.trouble.hint)
+    if not found.asks:
+        return Finding(
+            CATEGORY,
+            "run",
+            "warn",
+            "`tproxy run` works, but the kernel has no packet queue: connections are accepted before the far end is",
+            "`sudo modprobe -a nfnetlink_queue xt_NFQUEUE`",
+        )
+    return Finding(CATEGORY, "run", "pass", f"`tproxy run` works, for IPv4{' and IPv6' if found.families > 1 else ''}")
 
 
 def _place(name: str, find: Callable[[], Path]) -> Finding:

@@ -5,9 +5,9 @@ import errno
 import ipaddress
 import logging
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tproxy.errors import InvalidError
@@ -73,7 +73,7 @@ class Run:
     def __init__(self, request: RunRequest, outbound: Outbound, warn: Callable[[str, str], None]) -> None:
         self.request = request
         self.outbound = outbound
-        self.started = time.time()
+        self.started = datetime.now(UTC)
         self.inside: Inside | None = None
         self._warn = warn
         self._told: set[Address] = set()
@@ -137,7 +137,7 @@ class Run:
             "origin": self.outbound.origin,
             "node": self.outbound.node,
             "trouble": self.outbound.trouble,
-            "since": self.started,
+            "since": self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "connections": self._connections.count if self._connections is not None else 0,
             "flows": self._datagrams.count if self._datagrams is not None else 0,
             "published": [{"laptop": one.laptop, "inside": one.inside} for one in self.request.publish],

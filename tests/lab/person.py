@@ -15,6 +15,15 @@ from tproxy.lab.exec import find
 from tproxy.lab.ordinary import USER, ordinary
 
 
+class Started(subprocess.Popen[str]):
+    """A command that does not outlive a test that fails while it runs."""
+
+    def __exit__(self, kind: Any, *details: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *details)
+
+
 class Person:
     """Works in `namespace` of a lab. `close` ends their daemon."""
 
@@ -35,7 +44,7 @@ class Person:
             "LANG": "C.UTF-8",
         }
 
-    def start(self, *command: str, **settings: Any) -> "subprocess.Popen[str]":
+    def start(self, *command: str, **settings: Any) -> Started:
         """Begin a command on the laptop."""
         entrance = find(self.lab.layout, self.lab.status(), "laptop")
         inherited = {
@@ -45,7 +54,7 @@ class Person:
         environment = inherited | {"PYTHONPATH": os.pathsep.join(sys.path)} | self.environment
         environment |= settings.pop("environment", {})
         line = enter(entrance.holder, ordinary(command, self.uid), str(self.home))
-        return subprocess.Popen(line, text=True, env=environment, **settings)
+        return Started(line, text=True, env=environment, **settings)
 
     def exec(self, *command: str, check: bool = True, text: str | None = None, timeout: float = 60) -> Any:
         """Run a command on the laptop; what came of it."""
@@ -67,7 +76,7 @@ class Person:
         """`tproxy run`."""
         return self.tproxy("run", *options, "--", *words, **settings)
 
-    def begin(self, *words: str, options: Sequence[str] = (), **settings: Any) -> "subprocess.Popen[str]":
+    def begin(self, *words: str, options: Sequence[str] = (), **settings: Any) -> Started:
         """Begin `tproxy run`."""
         return self.start(sys.executable, *TPROXY[1:], "run", *options, "--", *words, **settings)
 

@@ -1,12 +1,12 @@
-"""`tproxy run` beside others: several at once, two clusters with the same addresses, debuggers, a real database."""
+"""`tproxy run` beside others: several at once, two clusters with the same addresses, debuggers."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,35 +15,20 @@ from tests.lab.laptop import network
 from tests.lab.person import Person
 from tests.lab.test_run import manifests
 from tproxy.kube.port import NAMESPACES
+from tproxy.lab.addresses import ROUTER
 
-POSTGRES = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: db, labels: {{app: db}}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: db
-    command:
-    - sh
-    - -c
-    - |
-      set -e
-      data=$(mktemp -d); chown {uid}:{uid} $data
-      as="setpriv --reuid {uid} --regid {uid} --clear-groups"
-      $as {bin}/initdb -A trust -U dev -D $data >/dev/null
-      echo "host all all all trust" >> $data/pg_hba.conf
-      exec $as {bin}/postgres -D $data -k $data -c listen_addresses='*'
-    ports: [{{name: pg, containerPort: 5432}}]
-    readinessProbe: {{tcpSocket: {{port: pg}}, periodSeconds: 1}}
----
+TWIN = """
 apiVersion: v1
 kind: Service
-metadata: {{name: db}}
+metadata: {{name: twin}}
 spec:
-  selector: {{app: db}}
-  ports: [{{name: pg, port: 5432, targetPort: pg}}]
+  clusterIP: {address}
+  selector: {{app: {app}}}
+  ports: [{{name: http, port: 80, targetPort: http}}]
 """
+"""A Service that both clusters have, at the same address."""
+
+TWIN_ADDRESS = "10.96.77.77"
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +40,6 @@ def person(lab: Any) -> Iterator[Person]:
         yield one
     finally:
         one.close()
-
-
-def _postgres() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    return found[-1].parent if found else None
-
-
-def test_psql_and_a_real_database(person: Person) -> None:
-    if (binaries := _postgres()) is None:
-        pytest.skip("no postgres on this machine")
-    person.lab.apply(POSTGRES.format(bin=binaries, uid=1), "beside")
-    query = "select sum(n) from generate_series(1, 100000) n"
-    done = person.run("psql", "-h", "db", "-U", "dev", "-d", "postgres", "-Atc", query)
-    assert done.stdout.strip() == "5000050000"
 
 
 def test_several_at_once_are_shown(person: Person) -> None:
@@ -90,59 +61,80 @@ def test_several_at_once_are_shown(person: Person) -> None:
 
 @contextmanager
 def reachable(here: Any, there: Any, port: int) -> Iterator[int]:
-    """A port of one lab's laptop that leads to a port of 10.99.0.1 in another's; yields it."""
+    """A port of one lab's laptop that leads to a port of the router in another's; yields it."""
     near, far = network(here.layout.netns("laptop")), network(there.layout.netns("laptop"))
-    listener = near.listen("127.0.0.1", 0)
-    listener.setblocking(True)
+    threads: list[threading.Thread] = []
 
-    def copy(source: Any, sink: Any) -> None:
+    def start(target: Callable[..., None], *args: Any) -> threading.Thread:
+        threads.append(threading.Thread(target=target, args=args))
+        threads[-1].start()
+        return threads[-1]
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 sink.sendall(data)
         with suppress(OSError):
-            sink.shutdown(1)
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def join(client: socket.socket) -> None:
+        with client, far.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+            server.connect((ROUTER[0], port))
+            back = start(copy, server, client)
+            copy(client, server)
+            back.join()
 
     def serve() -> None:
         with suppress(OSError):
             while True:
-                client, _ = listener.accept()
-                server = far.netns.socket(client.family, client.type)
-                server.connect(("10.99.0.1", port))
-                for pair in ((client, server), (server, client)):
-                    threading.Thread(target=copy, args=pair, daemon=True).start()
+                start(join, listener.accept()[0])
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(2)
-        thread.join(10)
-        with closing(listener), closing(near.netns), closing(far.netns):
-            pass
+    with closing(near.netns), closing(far.netns), near.listen("127.0.0.1", 0) as listener:
+        listener.setblocking(True)
+        start(serve)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(20)
 
 
 def test_two_clusters_with_the_same_addresses(person: Person, own_lab: Callable[..., Any]) -> None:
     other = own_lab("--nodes", "1")
     other.client.create(NAMESPACES, {"metadata": {"name": "beside"}})
-    other.apply(manifests("twin", "beside"), "beside")
+    other.apply(manifests("mirror", "beside"), "beside")
+    person.lab.apply(TWIN.format(address=TWIN_ADDRESS, app="web"), "beside")
+    other.apply(TWIN.format(address=TWIN_ADDRESS, app="mirror"), "beside")
     with reachable(person.lab, other, 6443) as port:
-        text = other.layout.laptop_kubeconfig.read_text().replace("http://10.99.0.1:6443", f"http://127.0.0.1:{port}")
+        text = other.layout.laptop_kubeconfig.read_text()
+        assert f"http://{ROUTER[0]}:6443" in text
         kubeconfig = person.home / "other"
-        kubeconfig.write_text(text)
+        kubeconfig.write_text(text.replace(f"http://{ROUTER[0]}:6443", f"http://127.0.0.1:{port}"))
         there = ("--kubeconfig", str(kubeconfig))
-        mine, theirs = person.lab.pods("beside", "web-")[0], other.pods("beside", "twin-")[0]
-        with person.begin(
-            "sh", "-c", "read line; curl -sS http://twin/", options=there, stdin=subprocess.PIPE
-        ) as second:
-            # While the other run is there, and by the very same address if the labs gave them that.
-            assert person.run("curl", "-sS", "http://web/").stdout.startswith("web-")
-            assert person.run("curl", "-sS", f"http://{mine['addresses'][0]}:8080/").stdout.startswith(mine["name"])
-            out, err = second.communicate("go\n", timeout=30)
-            assert out.startswith("twin-"), err
-        address = f"http://{theirs['addresses'][0]}:8080/"
-        assert person.run("curl", "-sS", address, options=there).stdout.startswith(theirs["name"])
-        person.tproxy("quit")
+        try:
+            # Both are there at once, and each is asked in turn, by name and by the address that both have.
+            asking = ("sh", "-c", "while read -r url; do curl -sS --max-time 10 $url || echo failed; done")
+            with (
+                person.begin(*asking, stdin=subprocess.PIPE) as mine,
+                person.begin(*asking, options=there, stdin=subprocess.PIPE) as theirs,
+            ):
+                for url in ("http://twin/", f"http://{TWIN_ADDRESS}/") * 2:
+                    for process, who in ((mine, "web-"), (theirs, "mirror-")):
+                        assert _ask(process, url).startswith(who)
+                for process in (mine, theirs):
+                    _, err = process.communicate(timeout=20)
+                    assert process.returncode == 0, err
+        finally:
+            person.tproxy("quit")  # which ends its connections through this test
+
+
+def _ask(process: Any, url: str) -> str:
+    process.stdin.write(f"{url}\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    assert answer, process.stderr.read()
+    return str(answer)
 
 
 DEBUGGEE = """
@@ -153,22 +145,31 @@ print("debugged", debugpy.is_client_connected(), flush=True)
 """
 
 
+def _request(debugger: socket.socket, command: str) -> Any:
+    """What the other end answers to a request of the Debug Adapter Protocol."""
+    body = json.dumps({"seq": 1, "type": "request", "command": command, "arguments": {"adapterID": "test"}}).encode()
+    debugger.settimeout(20)
+    debugger.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    with debugger.makefile("rb") as lines:
+        while True:
+            length = int(lines.readline().partition(b":")[2])
+            assert lines.readline() == b"\r\n"
+            message = json.loads(lines.read(length))
+            if message["type"] == "response":
+                return message
+
+
 def test_a_debugger_that_waits_on_the_laptop_is_reached(person: Person) -> None:
-    pytest.importorskip("debugpy", reason="no debugpy in this environment")
     laptop = network(person.lab.layout.netns("laptop"))
     with closing(laptop.netns), laptop.listen("127.0.0.1", 5678) as debugger:
-        debugger.setblocking(True)
         debugger.settimeout(20)
         with person.begin(sys.executable, "-c", DEBUGGEE, "connect") as process:
-            client, _ = debugger.accept()
-            with client:
-                assert client.recv(4096).startswith(b"Content-Length:")
+            with debugger.accept()[0] as client:
+                assert _request(client, "pydevdSystemInfo")["body"]["process"]["pid"]
             process.kill()
-            process.communicate()
 
 
 def test_a_debugger_reaches_what_waits_inside(person: Person) -> None:
-    pytest.importorskip("debugpy", reason="no debugpy in this environment")
     laptop = network(person.lab.layout.netns("laptop"))
     with (
         closing(laptop.netns),
@@ -176,11 +177,7 @@ def test_a_debugger_reaches_what_waits_inside(person: Person) -> None:
     ):
         assert process.stdout is not None
         assert process.stdout.readline() == "listens\n"
-        with laptop.netns.socket(2, 1) as debugger:
+        with laptop.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as debugger:
             debugger.connect(("127.0.0.1", 15678))
-            body = b'{"seq":1,"type":"request","command":"initialize","arguments":{"adapterID":"x"}}'
-            debugger.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-            debugger.settimeout(20)
-            assert debugger.recv(4096).startswith(b"Content-Length:")
+            assert _request(debugger, "initialize")["success"]
         process.kill()
-        process.communicate()

@@ -1,0 +1,1 @@
+"""Watching a pod's network at work: sockets and packets by bcc, and packets as such."""

@@ -23,6 +23,7 @@ from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.containers import Containers
 from tproxy_node.debug.asking import Asking
 from tproxy_node.debug.door import Door
+from tproxy_node.debug.flows import FlowsAnswer
 from tproxy_node.debug.questions import Questions
 from tproxy_node.debug.status import Here, Status
 from tproxy_node.dial.dialling import Dialling
@@ -98,6 +99,7 @@ class Daemon:
         self._door = Door(questions, options.socket)
         here = Here(options, self._steering.name, self._sessions, self._reconciler, self._relay, self._lease)
         Status(here).join(questions)
+        FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
         self._asking.join(self._openings)
         self._server = TunnelServer[Identity](options.node, self._sessions.authenticate, self._sessions.add)
         self._metrics = metrics.Metrics(

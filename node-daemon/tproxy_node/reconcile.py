@@ -105,6 +105,11 @@ class Reconciler:
         """How many pods are steered."""
         return len(self._steered)
 
+    @property
+    def relays(self) -> list[PodRelay]:
+        """Of the pods that are steered."""
+        return [steered.relay for steered in self._steered.values()]
+
     def poke(self) -> None:
         """Something has changed."""
         self._changed.set()

@@ -22,14 +22,15 @@ from tproxy.model.intercept import MAX_DRAIN_SECONDS
 from tproxy.netns.handle import Netns
 from tproxy.steer.port import Attachment, SteeredPort
 from tproxy.tasks import Tasks
-from tproxy.tunnel.bridge import abort_with_reset
 from tproxy.tunnel.endpoint import Endpoint
+from tproxy_node.accepted import Accepted
 from tproxy_node.apps import ToApp
 from tproxy_node.counts import PortCounts, Verdicts, verdicts
 from tproxy_node.desired import Route, Routes
 from tproxy_node.ending import Take
 from tproxy_node.farewell import Farewell
 from tproxy_node.first_bytes import FirstBytes, Probe
+from tproxy_node.flows import Flow, Flows
 from tproxy_node.personal.ports import PersonalPorts
 from tproxy_node.personal.tally import Tally
 from tproxy_node.plan import PodRef
@@ -83,6 +84,7 @@ class Relay:
         self.by_session: Counter[str] = Counter()
         self.datagrams: Counter[str] = Counter()
         self.tally = Tally()
+        self.flows = Flows()
         self.held = 0
         self.pods: set[PodRelay] = set()
         self.full = False
@@ -180,7 +182,7 @@ class PodRelay:
         loop = asyncio.get_running_loop()
         for listener in self._attachment.listeners:
             # The event loop closes what it is given, and the attachment closes its own.
-            server = await loop.create_server(lambda: _Accepted(self), sock=listener.dup(), backlog=BACKLOG)
+            server = await loop.create_server(lambda: Accepted(self), sock=listener.dup(), backlog=BACKLOG)
             self._servers.append(server)
         self._relay.pods.add(self)
         self.apply()
@@ -205,7 +207,7 @@ class PodRelay:
     def adopt(self, sock: socket.socket) -> None:
         """Serve a connection like one that has just been accepted."""
         loop = asyncio.get_running_loop()
-        self._relay.tasks.start(loop.connect_accepted_socket(lambda: _Accepted(self), sock), "adopt")
+        self._relay.tasks.start(loop.connect_accepted_socket(lambda: Accepted(self, "existing"), sock), "adopt")
 
     def look(self) -> None:
         """See whether the app listens on the ports whose health checks are its own."""
@@ -300,11 +302,11 @@ class PodRelay:
 
     def take(self, transport: asyncio.Transport, data: bytes) -> None:
         """Pass on a connection like a new one on which `data` has been read already."""
-        _Accepted(self).connection_made(transport)
+        Accepted(self).connection_made(transport)
         if not transport.is_closing():
             cast(asyncio.Protocol, transport.get_protocol()).data_received(data)
 
-    def accepted(self, transport: asyncio.Transport) -> None:
+    def accepted(self, transport: asyncio.Transport, why: str = "intercept") -> None:
         """Pass a new connection on."""
         name, peer = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         if name is None or peer is None:
@@ -323,17 +325,18 @@ class PodRelay:
         elif (stream := self._relay.pick(route.session)) is None:
             self._apps.join(transport, source, destination, "no_tunnel")
         else:
-            self._to_laptop(transport, stream, route, destination, source)
+            flow = self._relay.flows.begin(self.pod, source, destination, "laptop", why, route, transport)
+            self._to_laptop(transport, stream, route, flow)
 
-    def _to_laptop(
-        self, transport: asyncio.Transport, stream: Endpoint, route: Route, destination: Address, source: Address
-    ) -> None:
+    def _to_laptop(self, transport: asyncio.Transport, stream: Endpoint, route: Route, flow: Flow) -> None:
+        source, destination = flow.client, flow.destination
         connection = Tunnelled(self, (destination.port, route.intercept), route.session, route.drain_seconds)
         self._laptop.setdefault(connection.key, set()).add(connection)
         self._relay.entered("laptop", route.session)
         request = OpenRequest(FlowKind.INBOUND, destination, source, route.intercept, str(self.pod))
         conn = stream.open(request, connection)
         connection.join(conn)
+        connection.flow, flow.conn = flow, conn
         if route.probes == "laptop":
             self._relay.opened["laptop"] += 1
             transport.set_protocol(connection)
@@ -345,6 +348,7 @@ class PodRelay:
                 self._relay.opened["laptop"] += 1
                 return
             Farewell(conn)
+            flow.moved()
             connection.forget_client()
             self.tunnelled_lost(connection)
             why = "left" if connection.leaving else "probe"
@@ -374,19 +378,3 @@ class PodRelay:
     def tunnelled_reset(self, reason: ResetReason) -> None:
         """The far end of a connection is gone."""
         self._relay.resets[reason.value] += 1
-
-
-class _Accepted(asyncio.Protocol):
-    """A connection's first protocol: hands it on before anything is read."""
-
-    def __init__(self, pod: PodRelay) -> None:
-        self._pod = pod
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accepted."""
-        tcp = cast(asyncio.Transport, transport)
-        try:
-            self._pod.accepted(tcp)
-        except Exception:  # whatever it is, this client must not wait for ever
-            log.exception("cannot pass a connection on", extra={"rate_key": "accepted"})
-            abort_with_reset(tcp)

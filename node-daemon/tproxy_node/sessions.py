@@ -113,6 +113,11 @@ class Sessions:
         """Every open stream."""
         return [stream for known in self._known.values() for stream in known.streams if stream.alive]
 
+    def of(self, uid: str) -> Session | None:
+        """The Session, if it exists."""
+        known = self._by_uid.get(uid)
+        return known.session if known is not None else None
+
     def by_session(self) -> list[tuple[Session, list[Endpoint]]]:
         """Every Session with its open streams."""
         return [(known.session, [s for s in known.streams if s.alive]) for known in self._by_uid.values()]

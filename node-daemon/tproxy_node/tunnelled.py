@@ -6,6 +6,7 @@ from typing import Protocol
 from tproxy.model.flow import ResetReason
 from tproxy.tunnel.bridge import Bridge
 from tproxy_node.draining import Draining
+from tproxy_node.flows import Flow
 
 Key = tuple[int, str]
 """The pod's port and the intercept's UID."""
@@ -35,6 +36,7 @@ class Tunnelled(Bridge):
         self.key = key
         self.session = session
         self.leaving = False
+        self.flow: Flow
         self._pod = pod
         self._drain_seconds = drain_seconds
         self._deadline: asyncio.TimerHandle | None = None
@@ -55,6 +57,7 @@ class Tunnelled(Bridge):
     def forget_client(self) -> None:
         """The client's transport is somebody else's."""
         self._transport = None
+        self.flow.over("went on elsewhere")
         self._end()
 
     def _end(self) -> None:
@@ -64,10 +67,12 @@ class Tunnelled(Bridge):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._end()
+        self.flow.over("client" if exc is None else "client-reset")
         super().connection_lost(exc)
         self._pod.tunnelled_lost(self)
 
     def conn_reset(self, reason: ResetReason, detail: str) -> None:
         """The laptop's side is gone."""
+        self.flow.end = self.flow.end or f"{reason.value}: {detail}".removesuffix(": ")
         self._pod.tunnelled_reset(reason)
         super().conn_reset(reason, detail)

@@ -21,6 +21,7 @@ from tproxy.steer.port import Answers, Attachment, Counters, Datagram, Datagrams
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_node.desired import Route, Routes
+from tproxy_node.flows import Flow as Record
 from tproxy_node.plan import PodRef
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Flow:
         self.active = 0.0
         self.answered = False
         self.stream = False
+        self.flow: Record | None = None
         self.conn: Conn | None = None
         self._owner = owner
 
@@ -212,6 +214,7 @@ class UdpRelay:
         self._flows[key] = flow
         relay.entered("laptop", route.session)
         relay.opened["udp"] += 1
+        flow.flow = relay.flows.begin(self._pod, *key, "laptop", "intercept", route, protocol="UDP")
         flow.open(stream, self._pod)
         return flow
 
@@ -226,6 +229,8 @@ class UdpRelay:
     def lost(self, flow: Flow, reason: ResetReason) -> None:
         """The laptop has ended it. Where nobody listens the client hears of it as it would from the pod."""
         self._relay.resets[reason.value] += 1
+        if flow.flow is not None:
+            flow.flow.end = reason.value
         if reason is ResetReason.REFUSED and self._answers is not None:
             self._answers.refuse(flow.question)
         self.end(flow)
@@ -235,6 +240,8 @@ class UdpRelay:
         if self._flows.get(flow.key) is flow:
             del self._flows[flow.key]
             self._relay.left("laptop", flow.route.session)
+            if flow.flow is not None:
+                flow.flow.over("idle or ended")
             if flow.conn is not None:
                 flow.conn.reset(ResetReason.RESET, "the flow has ended")
 

@@ -10,12 +10,40 @@ _SIZE = 136  # to bytes_received, which is there since Linux 4.1
 # struct tcp_info: when something was last sent and received, in milliseconds before now; bytes received.
 _TIMES, _AT_TIMES = struct.Struct("=III"), 44  # sent, an acknowledgement sent, received
 _BYTES, _AT_BYTES = struct.Struct("=Q"), 128
+# The round trip in microseconds; all segments sent again; bytes acknowledged and received.
+_ROUND_TRIP, _AT_ROUND_TRIP = struct.Struct("=I"), 68
+_AGAIN, _AT_AGAIN = struct.Struct("=I"), 100
+_BOTH, _AT_BOTH = struct.Struct("=QQ"), 120
 
 
 class _Asked(Protocol):
     """A socket, the event loop's included."""
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a connection has carried so far, in bytes: what its peer has acknowledged (its end counts as one) and what
+    has been received; the round trip in seconds, segments sent again, and whether it is established."""
+
+    acknowledged: int
+    received: int
+    rtt: float
+    retransmitted: int
+    established: bool
+
+    @staticmethod
+    def ask(sock: _Asked) -> bytes:
+        """What the kernel says now, for `parse`: to ask is cheap. Raises OSError."""
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Carried":
+        """What it said."""
+        rtt, again = _ROUND_TRIP.unpack_from(data, _AT_ROUND_TRIP)[0], _AGAIN.unpack_from(data, _AT_AGAIN)[0]
+        acknowledged, received = _BOTH.unpack_from(data, _AT_BOTH)
+        return cls(acknowledged, received, rtt / 1e6, again, data[0] == ESTABLISHED)
 
 
 @dataclass(frozen=True, slots=True)

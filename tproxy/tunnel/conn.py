@@ -127,6 +127,11 @@ class Conn:
         """Bytes written that have not left in a batch."""
         return self._queued
 
+    @property
+    def credit(self) -> int:
+        """Bytes that the peer is ready to receive; what is queued has not been taken off."""
+        return self._credit
+
     def write(self, data: Buffer) -> None:
         """Queue bytes for the peer. When enough is queued the sink is paused; whoever goes on regardless is reset."""
         if self.closed or self._eof_wanted or not data:

@@ -19,6 +19,9 @@ class Splice:
         self.client = Side(self)
         self.app = Side(self)
         self.client.peer, self.app.peer = self.app, self.client
+        self.on_client_lost: Callable[[], None] | None = None
+        """Called once when the client is gone, or somebody else's, but can still be asked how it was."""
+
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def abort(self) -> None:
@@ -33,11 +36,18 @@ class Splice:
 
     def give_client(self) -> asyncio.Transport | None:
         """The client is somebody else's from now on; the app's side ends in order."""
+        self.client_lost()
         transport, self.client._transport = self.client._transport, None
         self.client.gone = True
         self.app.finish()
         self.lost()
         return transport
+
+    def client_lost(self) -> None:
+        """Tell of it, once."""
+        told, self.on_client_lost = self.on_client_lost, None
+        if told is not None:
+            told()
 
     def lost(self) -> None:
         """A side is gone: the splice is over with the client's side, or with the app's if that was ever there."""
@@ -114,6 +124,8 @@ class Side(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Over. Unless both directions had ended the peer sees a reset."""
         self.gone = True
+        if self is self._splice.client:
+            self._splice.client_lost()
         if not (self._finished and self.peer._finished):
             self.peer.abort()
         self._splice.lost()

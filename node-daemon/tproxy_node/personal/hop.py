@@ -9,7 +9,8 @@ from tproxy.http.h2.router import Http2
 from tproxy.http.opening import Opening
 from tproxy.http.port import APP, Choice, Matcher, Router, Upstream
 from tproxy.http.raw import Raw
-from tproxy.model.flow import Address
+from tproxy.model.figures import Outcome
+from tproxy_node.flows import Flow
 from tproxy_node.personal.ends import AppEnd, ClientEnd
 from tproxy_node.personal.laptops import LaptopEnd
 
@@ -24,12 +25,11 @@ class ClientHop:
 
     now = staticmethod(time.monotonic)
 
-    def __init__(
-        self, ports: "PersonalPorts", transport: asyncio.Transport, source: Address, destination: Address
-    ) -> None:
-        self.source = source
-        self.destination = destination
-        self.record = ports.tally(destination.port).record
+    def __init__(self, ports: "PersonalPorts", transport: asyncio.Transport, flow: Flow) -> None:
+        self.source = flow.client
+        self.destination = destination = flow.destination
+        self._flow = flow
+        self._count = ports.tally(destination.port).record
         self.client = ClientEnd(self, transport)
         self._ports = ports
         self._timer: asyncio.TimerHandle | None = None
@@ -84,6 +84,11 @@ class ClientHop:
         self.router = router
         self.client.listen(router)
 
+    def record(self, outcome: Outcome, choice: Choice | None, status: int, seconds: float) -> None:
+        """See `Hop`."""
+        self._count(outcome, choice, status, seconds)
+        self._flow.flows.request(self._flow, outcome, choice, status, seconds)
+
     def wake(self, seconds: float | None) -> None:
         """See `Hop`."""
         if self._timer is not None:
@@ -105,6 +110,7 @@ class ClientHop:
         """The client's connection is gone."""
         self.wake(None)
         self.held(0)
+        self._flow.over("closed")
         self._ports.left(self)
 
     def app_ended(self, app: AppEnd) -> None:

@@ -84,7 +84,8 @@ class PersonalPorts:
 
     def accept(self, transport: asyncio.Transport, source: Address, destination: Address) -> None:
         """Take a new connection."""
-        hop = ClientHop(self, transport, source, destination)
+        flow = self._relay.flows.begin(self._pod, source, destination, "by-request", "personal", None, transport)
+        hop = ClientHop(self, transport, flow)
         self._hops.add(hop)
         self._relay.entered("app", "")
         self._relay.opened["personal"] += 1

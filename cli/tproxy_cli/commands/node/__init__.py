@@ -5,6 +5,7 @@ import importlib
 import click
 
 COMMANDS = {
+    "flows": "Show connections to intercepted ports of a node, and what became of them.",
     "status": "Show what is steered on a node, and how its tunnels are.",
 }
 """The commands and what they do in a line; each is imported when it is used."""

@@ -57,7 +57,7 @@ class ToApp:
             return
         splice = Splice()
         splice.on_client_lost = lambda: flow.over("closed")
-        if why == "left":
+        if why in ("left", "no_tunnel"):
             end_between(splice, lambda: self._relay.taker(self._pod, destination.port))
         self._splices.add(splice)
         self._relay.entered("app", "")

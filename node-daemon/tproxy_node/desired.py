@@ -15,6 +15,7 @@ from tproxy.model.intercept import (
     InterceptPort,
     NodeState,
     NodeStatus,
+    OnDisconnect,
     PodStatus,
     Probes,
 )
@@ -34,7 +35,7 @@ class Route:
 
     `intercept` and `session` are UIDs, `name` is for people; all are empty for the app. `speaks` is what the port is
     known to speak if that is not HTTP/1, else empty. With `personal` intercepts each request is offered to these first,
-    in order.
+    in order. `host` is the laptop's own name, for people.
     """
 
     intercept: str = ""
@@ -45,10 +46,17 @@ class Route:
     drain_seconds: int = DRAIN_SECONDS
     speaks: str = ""
     personal: tuple[tuple[Match, Choice], ...] = ()
+    host: str = ""
+    on_disconnect: OnDisconnect = "fallback"
 
     def __str__(self) -> str:
         names = [choice.name for _, choice in self.personal]
         return "+".join([*names, self.name] if self.name else names)
+
+    @property
+    def choice(self) -> Choice:
+        """The laptop that has whatever is no personal intercept's."""
+        return Choice(self.intercept, self.session, self.name, self.host, self.on_disconnect)
 
     @property
     def intercepts(self) -> frozenset[str]:
@@ -219,6 +227,8 @@ def _route(claims: Sequence[Claim], speaks: str) -> Route:
                 intercept.drain_seconds,
                 speaks,
                 tuple(personal),
+                claim.session.host,
+                intercept.on_disconnect,
             )
         choice = Choice(
             intercept.uid,

@@ -105,8 +105,17 @@ class FirstBytes(asyncio.Protocol):
         elif greeting.fields is not None or greeting.failed:
             self._join()
 
+    @property
+    def greeted(self) -> bool:
+        """Whether we have spoken HTTP/2 with the client."""
+        return self._greeting is not None
+
     def eof_received(self) -> bool:
         """The client has nothing to say, or no more than what is held."""
+        if self._refused is not None:
+            self._bridge.eof_received()  # it has to know before it hears of the refusal
+            self._join()
+            return True
         self._join()
         return self._bridge.eof_received()
 
@@ -155,6 +164,9 @@ class FirstBytes(asyncio.Protocol):
         greeting = self._greeting
         if greeting is not None:
             held = greeting.held
+        if self._refused is not None and held:
+            self._bridge.data_received(held)
+            held = b""
         self._settle(None)
         if held:
             self._bridge.data_received(held)

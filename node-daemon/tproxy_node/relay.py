@@ -116,8 +116,8 @@ class Relay:
             self._apply()
 
     def taker(self, pod: PodRef, port: int) -> Take | None:
-        """Who takes a connection to this port of a pod now; None if it is not intercepted."""
-        return next((one.take for one in self.pods if one.pod == pod and port in one.routes), None)
+        """Who takes a connection to this port of a pod now; None if it would be the app's."""
+        return next((one.take for one in self.pods if one.pod == pod and one.takes(one.routes.get(port))), None)
 
     def _apply(self) -> None:
         for pod in self.pods:
@@ -197,9 +197,11 @@ class PodRelay:
         self.pool = Pool(pools, netns, self)
         await self.pool.start()
 
-    def takes(self, route: Route) -> bool:
-        """Whether there is room for one more connection that is routed like this."""
+    def takes(self, route: Route | None) -> bool:
+        """Whether there is room for one more connection that is routed like this, if it is."""
         relay = self._relay
+        if route is None:
+            return False
         if relay.full or not route.intercept:
             return not relay.full
         return relay.by_session[route.session] < relay.limits.per_session and relay.pick(route.session) is not None
@@ -295,7 +297,7 @@ class PodRelay:
                     connection.drain()
 
     def again(self, connection: Tunnelled, transport: asyncio.Transport, data: bytes) -> None:
-        """Pass on anew what was with the laptop of an intercept that has been left; `data` is a request's beginning."""
+        """Pass on anew what was with a laptop, of which the client expects nothing any more but for `data`."""
         connection.forget_client()
         self.tunnelled_lost(connection)
         (self._relay.taker(self.pod, connection.key[0]) or self.take)(transport, data)
@@ -303,7 +305,7 @@ class PodRelay:
     def take(self, transport: asyncio.Transport, data: bytes) -> None:
         """Pass on a connection like a new one on which `data` has been read already."""
         Accepted(self).connection_made(transport)
-        if not transport.is_closing():
+        if data and not transport.is_closing():
             cast(asyncio.Protocol, transport.get_protocol()).data_received(data)
 
     def accepted(self, transport: asyncio.Transport, why: str = "intercept") -> None:
@@ -330,7 +332,7 @@ class PodRelay:
 
     def _to_laptop(self, transport: asyncio.Transport, stream: Endpoint, route: Route, flow: Flow) -> None:
         source, destination = flow.client, flow.destination
-        connection = Tunnelled(self, (destination.port, route.intercept), route.session, route.drain_seconds)
+        connection = Tunnelled(self, (destination.port, route.intercept), route.choice, route.drain_seconds)
         self._laptop.setdefault(connection.key, set()).add(connection)
         self._relay.entered("laptop", route.session)
         request = OpenRequest(FlowKind.INBOUND, destination, source, route.intercept, str(self.pod))
@@ -346,6 +348,8 @@ class PodRelay:
         def settled(probe: Probe | None) -> None:
             if probe is None:
                 self._relay.opened["laptop"] += 1
+                if first.greeted:
+                    connection.unanswered = None
                 return
             Farewell(conn)
             flow.moved()

@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tproxy.http.framing import Body, StrangeError
 from tproxy.http.head import MAX_HEAD, RequestReader, ResponseReader
@@ -45,6 +45,11 @@ class Exchanges:
         self._requests = _Messages(self._request)
         self._responses = _Messages(self._response, self._asked.popleft)
         self._reader = RequestReader()
+
+    @property
+    def asked(self) -> Iterable[bytes]:
+        """The methods of requests that are not answered in full."""
+        return self._asked
 
     @property
     def between(self) -> bool:

@@ -9,6 +9,9 @@ from functools import lru_cache
 
 import httptools
 
+from tproxy.http.framing import StrangeError
+from tproxy.http.port import Buffer
+
 MAX_PLAIN = 64 * 1024
 """Longer ones are not looked at here."""
 
@@ -83,3 +86,30 @@ class PlainMessages:
             return status
         self._answers = httptools.HttpResponseParser(count)
         return 0
+
+
+class PlainAnswers:
+    """The answers to plain requests, however they are cut."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._under_way = 0
+        self._final = 0
+
+    def on_message_begin(self) -> None:
+        self._under_way += 1
+
+    def on_message_complete(self) -> None:
+        self._under_way -= 1
+        self._final += self._parser.get_status_code() >= 200
+
+    def feed(self, data: Buffer) -> bool:
+        """Whether the answer to the one request under way is complete with `data`. Raises `StrangeError`."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise StrangeError(str(error)) from None
+        final, self._final = self._final, 0
+        if final > 1 or (final and self._under_way):
+            raise StrangeError("an answer to nothing")
+        return final == 1

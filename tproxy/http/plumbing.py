@@ -67,7 +67,8 @@ class Plumbing:
         """Nobody looks at this connection any more: it is the client's and `upstream`'s."""
         self._over = True
         if upstream is not self._default:
-            upstream.write(rest)
+            if rest:
+                upstream.write(rest)
         elif rest or not self._default_lost:
             self._pass(rest)
             upstream = self._default

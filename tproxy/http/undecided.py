@@ -17,6 +17,16 @@ _BEGINNING = re.compile(
 )
 
 
+def may_begin_request(data: bytes | bytearray) -> bool:
+    """Whether `data` begins with a request line, or with what can become one."""
+    if data.find(b"\n", 0, MAX_LINE) >= 0:
+        return RequestReader.is_line(data)
+    if len(data) >= MAX_LINE:
+        return False
+    found = _BEGINNING.match(data)
+    return found is not None and found.end() == len(data)
+
+
 class Undecided:
     """`bytes` of the client which nobody has been given, save for the first `shown` of them."""
 
@@ -63,11 +73,4 @@ class Undecided:
         held = self.bytes
         if len(held) >= MAX_HEAD or not self._room:
             return False
-        if held == b"\r":
-            return True
-        if held.find(b"\n", 0, MAX_LINE) >= 0:
-            return RequestReader.is_line(held)
-        if len(held) >= MAX_LINE:
-            return False
-        found = _BEGINNING.match(held)
-        return found is not None and found.end() == len(held)
+        return held == b"\r" or may_begin_request(held)

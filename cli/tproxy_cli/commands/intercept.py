@@ -49,7 +49,8 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     type=click.Choice(("fallback", "fail")),
     default=DEFAULTS["on-disconnect"],
     show_default=True,
-    help="If the laptop is gone: let the pods serve again, or fail connections.",
+    help="If the laptop is gone before it has answered: give what may be repeated to the pods, or fail it. What begins"
+    " later is the pods'.",
 )
 @click.option(
     "--probes",

@@ -13,6 +13,7 @@ import importlib.util
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -62,7 +63,9 @@ def lead(name: str, seconds: float) -> None:
 
     with atheris.instrument_imports(include=["tproxy.http"]):
         one = target(name).hypothesis.fuzz_one_input
+    kept = f"-artifact_prefix={tempfile.gettempdir()}/tproxy-fuzz-{name}-"
     limits = (
+        kept,
         "-rss_limit_mb=1024",
         f"-timeout={HANG_SECONDS}",
         "-max_len=8192",

@@ -313,6 +313,13 @@ def test_a_client_that_has_finished_is_answered() -> None:
     assert talk.client.events == ["close"]
 
 
+def test_a_client_that_has_finished_too_early_and_gets_nonsense() -> None:
+    """It is passed on; the laptop, which has been told of the end, is told nothing more."""
+    talk = Talk().say(POST[:-3]).eof().laptop(b"nonsense\r\n\r\n")
+    assert talk.client.data == b"nonsense\r\n\r\n"
+    assert talk.hop.spliced is talk.hop.laptops[0]
+
+
 def test_half_a_request_is_shown_to_the_app_after_a_moment() -> None:
     talk = Talk().say(b"GET / HT")
     assert talk.hop.default.data == b""

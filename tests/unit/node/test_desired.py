@@ -10,7 +10,7 @@ from tproxy.model.intercept import InterceptPort, NodeState, Target
 from tproxy.model.match import HeaderMatch, Match
 from tproxy.model.pod import Pod, Service, ServicePort
 
-ALICE = Route("uid-web-1a2b", "uid-alice", "shop/web-1a2b")
+ALICE = Route("uid-web-1a2b", "uid-alice", "shop/web-1a2b", host="alice-laptop")
 WEB = InterceptPort(80)
 CHAIN = {f"uid-web-{n}": [("Deployment", "web")] for n in range(1, 4)}
 
@@ -142,7 +142,7 @@ class TestConflicts:
         )
 
     def test_the_holder_stays(self) -> None:
-        bobs = Route("uid-web-3c4d", "uid-bob", "shop/web-3c4d")
+        bobs = Route("uid-web-3c4d", "uid-bob", "shop/web-3c4d", host="bob-laptop")
         found = desire(replace(self.both, steered={"uid-web-1": {WEB: bobs}}))
         assert found.routes == {"uid-web-1": {WEB: bobs}}
         assert found.statuses["uid-web-1a2b"].state is NodeState.CONFLICTED

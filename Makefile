@@ -37,10 +37,10 @@ kernel: setup ## real steering in network namespaces; needs root
 lab: setup ## daemons and command line end to end in the lab; needs root
 	$(PYTEST) tests/lab
 
-e2e: setup ## the chart on a real Kubernetes API server; builds Kubernetes once (15 minutes)
+e2e: setup ## a real Kubernetes of two nodes, with the chart; builds Kubernetes once (15 minutes); needs root
 	@.ci/system-packages e2e
-	@helm=$$(.ci/helm) && assets=$$(.ci/kubernetes) && \
-	    HELM=$$helm KUBEBUILDER_ASSETS=$$assets $(PYTEST) tests/e2e
+	@helm=$$(.ci/helm) && assets=$$(.ci/kubernetes) && dns=$$(.ci/coredns) && image=$$(.ci/node-image) && \
+	    HELM=$$helm KUBEBUILDER_ASSETS=$$assets COREDNS=$$dns NODE_IMAGE=$$image $(PYTEST) tests/e2e
 
 setup: .venv/.installed bpf
 

@@ -1,4 +1,9 @@
-"""One control plane for all tests, and the chart in it."""
+"""What all tests share, and the chart in it.
+
+plane       a control plane without nodes, for tests of definitions and rights
+release     the chart in it
+cluster     a whole cluster of two nodes, with the chart, Edgy Corp's application and a laptop
+"""
 
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -10,7 +15,10 @@ import yaml
 
 from tests.chart.rendering import CHART, find_helm
 from tests.chart.rights import PLACES, VALUES, VIEWER
-from tests.e2e.control_plane import ControlPlane, find_programs
+from tests.e2e.cluster import SERVICES, Cluster, edgy_corp
+from tests.e2e.control_plane import DEVELOPERS, ControlPlane, find_programs
+from tests.e2e.person import Person
+from tproxy.lab.ordinary import USER
 
 
 class Release:
@@ -26,7 +34,11 @@ class Release:
         if values is not None:
             command += ["--values", "-"]
         done = subprocess.run(
-            command, input=yaml.safe_dump(dict(values or {})), capture_output=True, text=True, timeout=120
+            self._plane.inside(*command),
+            input=yaml.safe_dump(dict(values or {})),
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -54,3 +66,34 @@ def release(plane: ControlPlane) -> Release:
         done = plane.kubectl("wait", "--for=condition=Established", f"crd/{definition}", "--timeout=60s")
         assert done.returncode == 0, done.stderr
     return made
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        running.kubectl("create", "namespace", "shop")
+        registry, _, repository = running.image.partition("/")
+        repository, _, tag = repository.partition(":")
+        image = {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never"}
+        developers = [{"kind": "User", "name": name} for name in DEVELOPERS]
+        rbac = {"developers": {"shop": {"namespaces": ["shop"], "subjects": developers}}}
+        Release(running.plane).install({"image": image, "rbac": rbac})
+        running.apply(edgy_corp(), "shop")
+        running.kubectl("rollout", "status", "-n", "tproxy-system", "daemonset/tproxy-node", "--timeout=60s")
+        for service in SERVICES:
+            running.kubectl("rollout", "status", "-n", "shop", f"deployment/{service}", "--timeout=60s")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def dora(cluster: Cluster) -> Iterator[Person]:
+    """A developer of the namespace `shop`, root on the laptop."""
+    with Person(cluster, "dora") as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def eve(cluster: Cluster) -> Iterator[Person]:
+    """Another, who shares the laptop and has no rights there."""
+    with Person(cluster, "eve", uid=USER) as one:
+        yield one

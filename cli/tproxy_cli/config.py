@@ -25,6 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "progress": "auto",
     "proxy-protocol": None,
     "timeout": 60,
+    "transport": None,
     "verbose": False,
 }
 """What can be set, and what holds if it is not. Flags that choose what one command does cannot be set."""

@@ -105,6 +105,22 @@ def cluster_options(function: Function) -> Function:
     )(decorated)
 
 
+def transport_option(function: Function) -> Function:
+    """Add `--transport`, within `cluster_options`: it becomes part of what the daemon is told of the cluster."""
+
+    @functools.wraps(function)
+    def call(*args: Any, cluster: "Json", transport: str | None, **params: Any) -> Any:
+        return function(*args, cluster={**cluster, "transport": transport} if transport else cluster, **params)
+
+    return click.option(
+        "--transport",
+        type=click.Choice(("port-forward", "direct")),
+        default=config.DEFAULTS["transport"],
+        help="How nodes are reached: through the API server, or directly by TLS where an administrator has exposed"
+        " that. Holds for the cluster until it is said anew; at first port-forward.",
+    )(call)
+
+
 def proxy_options(function: Function) -> Function:
     """Add `--also-proxy` and `--never-proxy`; the function gets them as `also_proxy` and `never_proxy`."""
     decorated = click.option(

@@ -29,6 +29,7 @@ from tproxy_node.debug.status import Here, Status
 from tproxy_node.dial.dialling import Dialling
 from tproxy_node.dial.origins import Origins
 from tproxy_node.dial.surroundings import Surroundings
+from tproxy_node.direct import DirectDoor
 from tproxy_node.http import HttpServer
 from tproxy_node.lease import Lease
 from tproxy_node.mirror import Mirror
@@ -101,7 +102,12 @@ class Daemon:
         Status(here).join(questions)
         FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
         self._asking.join(self._openings)
-        self._server = TunnelServer[Identity](options.node, self._sessions.authenticate, self._sessions.add)
+        # The first is for port-forwards, the second, if there is one, for who comes directly.
+        doors = 2 if options.direct is not None else 1
+        self._servers = [
+            TunnelServer[Identity](options.node, self._sessions.authenticate, self._sessions.add) for _ in range(doors)
+        ]
+        self._direct = DirectDoor(self._servers[1], options.direct) if options.direct is not None else None
         self._metrics = metrics.Metrics(
             metrics.Sources(
                 sessions=self._sessions,
@@ -110,7 +116,7 @@ class Daemon:
                 reconciler=self._reconciler,
                 lease=self._lease,
                 dialling=self._dialling,
-                refused=lambda: self._server.refused,
+                refused=lambda: sum(server.refused for server in self._servers),
                 backend=self._steering.name,
             )
         )
@@ -132,8 +138,10 @@ class Daemon:
         """Listen, watch, steer. Raises `TproxyError`."""
         http, grpc = self._options.http, self._options.grpc
         await self._http.start(http.host, http.port)
-        port = await self._server.start(grpc.host, grpc.port)
         await self._door.start()
+        port = await self._servers[0].start(grpc.host, grpc.port)
+        if self._direct is not None:
+            await self._direct.start(self._cluster)
         self._tasks.start(self._probing.follow(self._cluster, self._options.node, self._options.proc), "probing")
         self._tasks.start(self._relay.look_for_apps(), "apps")
         self._tasks.start(self._surroundings.follow(), "surroundings")
@@ -160,7 +168,9 @@ class Daemon:
         await self._statuses.close()
         await self._owners.close()
         await self._reading.close()
-        await self._server.stop()
+        if self._direct is not None:
+            await self._direct.close()
+        await asyncio.gather(*(server.stop() for server in self._servers))
         await self._sessions.close()
         await self._dialling.close()
         await self._relay.close()

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tproxy.errors import TproxyError
 from tproxy.http.probe import KUBELET
 from tproxy.model.dial_policy import DialPolicy, Network
+from tproxy.model.direct import parse_host
 from tproxy.steer.choose import AUTO, CHOICES
 from tproxy.version import VERSION
 from tproxy_node.debug.door import DEFAULT
@@ -26,6 +28,25 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class PodName:
+    """The daemon's own pod."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """Where laptops arrive by TLS: the address to listen on, and `host` and `port` by which they reach it (port 0: the
+    one listened on). `pod` is where that is published."""
+
+    listen: Listen
+    host: str
+    port: int
+    pod: PodName
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What was asked for."""
 
@@ -34,6 +55,7 @@ class Options:
     proc: Path
     grpc: Listen
     http: Listen
+    direct: Direct | None
     steering: str
     probe_agents: tuple[str, ...]
     dial: DialPolicy
@@ -66,6 +88,19 @@ def _listen(text: str) -> Listen:
     if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT")
     return Listen(host.strip("[]"), int(port))
+
+
+def _host(text: str) -> str:
+    try:
+        return parse_host(text)
+    except TproxyError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
+    return int(text)
 
 
 def _network(text: str) -> Network:
@@ -103,6 +138,26 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         default="[::]:4771",
         metavar="ADDRESS:PORT",
         help="health and metrics (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--direct",
+        type=_listen,
+        metavar="ADDRESS:PORT",
+        help="where laptops arrive without a port-forward, by TLS (default: nowhere)",
+    )
+    parser.add_argument(
+        "--direct-host",
+        type=_host,
+        metavar="HOST",
+        help="the name or address by which laptops reach that; it is published in annotations of $POD_NAMESPACE's"
+        " pod $POD_NAME",
+    )
+    parser.add_argument(
+        "--direct-port",
+        type=_port,
+        default=0,
+        metavar="PORT",
+        help="the port by which they do (default: the one listened on)",
     )
     parser.add_argument(
         "--steering",
@@ -163,12 +218,16 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         parser.error("--probe-agent: every User-Agent begins with nothing")
     if not found.node:
         parser.error("which node is this? give --node or $NODE_NAME")
+    pod = PodName(environ.get("POD_NAMESPACE", ""), environ.get("POD_NAME", ""))
+    if found.direct and not (found.direct_host and pod.namespace and pod.name):
+        parser.error("--direct takes --direct-host, and $POD_NAMESPACE and $POD_NAME, to say where it is")
     return Options(
         node=found.node,
         kubeconfig=found.kubeconfig,
         proc=found.proc,
         grpc=found.grpc,
         http=found.http,
+        direct=Direct(found.direct, found.direct_host, found.direct_port, pod) if found.direct else None,
         steering=found.steering,
         probe_agents=tuple(found.probe_agent or (KUBELET,)),
         dial=DialPolicy(tuple(found.dial_allow), found.dial_allow_nodes),

@@ -27,11 +27,12 @@ PLACES = ("shop", "bank", "tproxy-system", "default")
 NODE = "system:serviceaccount:tproxy-system:tproxy-node"
 USERS = {"developer": "dora", "admin": "ada", "viewer": "vera", "debugger": "debbie", "node": NODE, "nobody": "nemo"}
 VALUES: Mapping[str, Any] = {
+    "direct": {"enabled": True},
     "rbac": {
         "developers": {"shop": {"namespaces": ["shop"], "subjects": [{"kind": "User", "name": "dora"}]}},
         "admins": [{"kind": "User", "name": "ada"}],
         "debuggers": [{"kind": "User", "name": "debbie"}],
-    }
+    },
 }
 VIEWER: Object = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -54,6 +55,8 @@ intercepts.tproxy.dev/status      *               -          -          -       
 pods                              shop            glw        glw        -       glw       lw     -
 pods                              tproxy-system   glw        glw        -       glw       lw     -
 pods                              *               -          glw        -       glw       lw     -
+pods/status                       tproxy-system   -          -          -       -         p      -
+pods/status                       *               -          -          -       -         -      -
 pods/portforward                  shop            gc         gc         -       -         -      -
 pods/portforward                  tproxy-system   gc         gc         -       gc        -      -
 pods/portforward                  *               -          gc         -       -         -      -

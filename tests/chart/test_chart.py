@@ -20,6 +20,22 @@ sys.path.insert(0, str(ROOT / "charts"))
 import document
 import manifest
 
+POD = {
+    "NODE_NAME": "node1",
+    "POD_NAMESPACE": "tproxy-system",
+    "POD_NAME": "tproxy-node-x",
+    "POD_IP": "10.244.1.5",
+    "HOST_IP": "10.99.0.11",
+}
+"""A daemon's environment."""
+
+
+def expanded(argument: str) -> str:
+    """With the variables that the kubelet puts into arguments."""
+    for name, value in POD.items():
+        argument = argument.replace(f"$({name})", value)
+    return argument
+
 
 def chart_file() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((CHART / "Chart.yaml").read_text())
@@ -71,8 +87,9 @@ def test_every_value_is_in_the_schema_and_described() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda file: file.name)
 def test_the_daemon_understands_its_arguments(helm: Helm, scenario: Path) -> None:
     rendered = container(helm.objects(scenario, kubernetes=scenario_version(scenario)))
-    assert [variable["name"] for variable in rendered["env"]] == ["NODE_NAME"]
-    found = options.parse(rendered["args"], {"NODE_NAME": "node1"})
+    names = [variable["name"] for variable in rendered["env"]]
+    assert names == ["NODE_NAME"] or set(names) == set(POD)
+    found = options.parse([expanded(argument) for argument in rendered["args"]], POD)
     values = yaml.safe_load((CHART / "values.yaml").read_text()) | yaml.safe_load(scenario.read_text())
     assert found.steering == values["steering"]
     assert found.probe_agents == tuple(values["probeAgents"])
@@ -88,6 +105,37 @@ def test_the_daemon_understands_its_arguments(helm: Helm, scenario: Path) -> Non
 def test_the_chart_s_own_values_are_the_daemon_s_defaults(helm: Helm) -> None:
     ours = options.parse(container(helm.objects())["args"], {"NODE_NAME": "node1"})
     assert ours == options.parse(["--log-format", "json"], {"NODE_NAME": "node1"})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, ("10.244.1.5", 4772)),
+        ({"hostPort": 30470}, ("10.99.0.11", 30470)),
+        ({"host": "$(NODE_NAME).example.com", "externalPort": 443}, ("node1.example.com", 443)),
+    ],
+)
+def test_daemons_are_exposed_where_the_administrator_says(
+    helm: Helm, values: dict[str, Any], said: tuple[str, int]
+) -> None:
+    peers = [{"ipBlock": {"cidr": "10.8.0.0/16"}}]
+    objects = helm.objects(values={"direct": {"enabled": True, "from": peers, **values}})
+    found = options.parse([expanded(argument) for argument in container(objects)["args"]], POD).direct
+    assert found is not None
+    assert (found.host, found.port) == said
+    assert (found.pod.namespace, found.pod.name) == ("tproxy-system", "tproxy-node-x")
+    port = next(port for port in container(objects)["ports"] if port["name"] == "direct")
+    assert port["containerPort"] == found.listen.port
+    assert port.get("hostPort", 0) == values.get("hostPort", 0)
+    rules = of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"]
+    assert rules[1] == {"ports": [{"port": "direct", "protocol": "TCP"}], "from": peers}
+
+
+def test_daemons_are_not_exposed_unless_somebody_says_so(helm: Helm) -> None:
+    objects = helm.objects()
+    assert options.parse(container(objects)["args"], {"NODE_NAME": "node1"}).direct is None
+    assert [port["name"] for port in container(objects)["ports"]] == ["http"]
+    assert len(of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"]) == 1
 
 
 def test_every_option_of_the_daemon_is_a_value(helm: Helm, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,3 +166,12 @@ def test_nobody_is_bound_until_somebody_says_so(helm: Helm) -> None:
     bindings = [each for each in helm.objects() if each["kind"].endswith("Binding") and "subjects" in each]
     assert {subject["name"] for each in bindings for subject in each["subjects"]} == {"tproxy-node"}
     assert {each["metadata"]["name"] for each in bindings} == {"tproxy-node"}
+
+
+def test_node_daemons_write_on_pods_only_where_they_are_exposed(helm: Helm) -> None:
+    bare = granted(helm.objects(), NODE)
+    assert not any("pods/status" in rule.resources for rule in bare.rules)
+    for each in (helm.objects(), helm.objects(values=VALUES)):
+        for rule in granted(each, NODE).rules:
+            if "pods" in rule.resources:
+                assert rule.verbs <= {"get", "list", "watch"}

@@ -1,6 +1,6 @@
 """One lab for the whole run, driven through the command line, with helpers to put things into it and look at it.
 
-lab         the lab, with node daemons; brought up once, removed at the end
+lab         the lab, with node daemons, which are exposed; brought up once, removed at the end
 scene       apps in it and one on its laptop, for the tests of what must hold
 namespace   a fresh namespace of the lab for one test
 other_lab   another lab, with the other settings of the node daemons
@@ -166,7 +166,7 @@ def lab() -> Iterator[Lab]:
     """A lab with everything in it."""
     one = Lab(f"test-{secrets.token_hex(3)}")
     try:
-        one.run("up")
+        one.run("up", "--direct")
         yield one
         log = one.layout.server_log.read_text()
         assert "Traceback" not in log, log

@@ -16,12 +16,19 @@ from tproxy.lab.layout import Layout
 NAMESPACE = "tproxy-system"
 ACCOUNT = "tproxy-node"
 HTTP_PORT = 4771
+DIRECT_PORT = 4772
 CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH", "NET_RAW")
 """What the chart gives the daemons, no more: what they cannot do with these they cannot do in the lab."""
 READY_SECONDS = 30.0
 """How long the daemons may take to become ready."""
 
 _LAST_WORDS = 8
+_FIELDS = {
+    "NODE_NAME": "spec.nodeName",
+    "POD_NAMESPACE": "metadata.namespace",
+    "POD_NAME": "metadata.name",
+    "HOST_IP": "status.hostIP",
+}
 _LABELS = {"app.kubernetes.io/name": "tproxy", "app.kubernetes.io/component": "node"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in _LABELS.items())
 
@@ -37,8 +44,17 @@ def pod_name(node: Node) -> str:
     return f"tproxy-node-{node.name}"
 
 
+def exposed(flags: Sequence[str]) -> Sequence[str]:
+    """`flags` of daemons that the laptop may reach without the API server, by a port of their node."""
+    host = "--direct-host=$(HOST_IP)"
+    return (*flags, f"--direct=[::]:{DIRECT_PORT}", host, f"--direct-port={DIRECT_PORT}")
+
+
 def pod(layout: Layout, node: Node, flags: Sequence[str] = ()) -> Object:
     """The daemon's pod: what the chart's DaemonSet would make, with a host process instead of an image."""
+    ports: list[Object] = [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}]
+    if any(flag.startswith("--direct=") for flag in flags):
+        ports.append({"name": "direct", "containerPort": DIRECT_PORT, "hostPort": DIRECT_PORT, "protocol": "TCP"})
     return {
         "metadata": {"name": pod_name(node), "namespace": NAMESPACE, "labels": _LABELS},
         "spec": {
@@ -54,9 +70,11 @@ def pod(layout: Layout, node: Node, flags: Sequence[str] = ()) -> Object:
                         *("--kubeconfig", str(layout.daemon_kubeconfig), "--proc", "/proc"),
                         *("--socket", str(layout.daemon_socket(node.name)), *flags),
                     ],
-                    "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                    "env": [
+                        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _FIELDS.items()
+                    ],
                     "securityContext": {"capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)}},
-                    "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+                    "ports": ports,
                     "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2},
                     "livenessProbe": {
                         "httpGet": {"path": "/healthz", "port": "http"},

@@ -1,7 +1,8 @@
 """The lab's network: which namespaces, links, addresses and routes there are, as input for `ip -batch`.
 
            laptop                   user
-             │ (API server only)      │
+             │ (API server, and       │
+             │ node daemons if asked) │
     ┌────────┴───────── router ───────┴───────────────┐   the router's bridge: one link, 10.99.0.0/24
     │                 API, DNS                        │
   node1 ── veth per pod                             node2 ── veth per pod
@@ -78,9 +79,13 @@ def stage_links(layout: Layout, nodes: Sequence[Node]) -> list[str]:
     return [*lines, *(f"route add prohibit {route} table {_LAPTOP_TABLE}" for route in ("0.0.0.0/0", "::/0"))]
 
 
-def laptop_rule() -> str:
-    """The router's rule that keeps the laptop out of the cluster's networks, for each address family."""
-    return f"rule add iif laptop lookup {_LAPTOP_TABLE}"
+def laptop_rules(open_port: int = 0) -> list[str]:
+    """The router's rules that keep the laptop out of the cluster's networks, for each address family; but for one TCP
+    port of the nodes."""
+    lines = [f"rule add iif laptop lookup {_LAPTOP_TABLE} priority 200"]
+    if open_port:
+        lines.append(f"rule add iif laptop ipproto tcp dport {open_port} lookup main priority 100")
+    return lines
 
 
 def place_links(place: str, nodes: Sequence[Node]) -> list[str]:

@@ -43,6 +43,8 @@ class Stage:
         self._layout = layout
         self._nodes = [Node(index) for index in range(1, nodes + 1)]
         self._daemon_flags = daemon_flags
+        flags = daemon_flags or ()
+        self._open_port = daemons.DIRECT_PORT if any(flag.startswith("--direct=") for flag in flags) else 0
         self._working_directory = os.getcwd()
         self._records = Records(layout.records, self._facts())
         self._places: dict[str, Sandbox] = {}
@@ -102,8 +104,7 @@ class Stage:
         router = layout.netns("router")
         await network.ip(router, network.stage_links(layout, self._nodes))
         await asyncio.gather(
-            network.ip(router, [network.laptop_rule()]),
-            network.ip(router, [network.laptop_rule()], "-6"),
+            *(network.ip(router, network.laptop_rules(self._open_port), family) for family in ("-4", "-6")),
             *(
                 network.ip(layout.netns(place), network.place_links(place, self._nodes))
                 for place in places

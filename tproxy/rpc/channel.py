@@ -20,7 +20,7 @@ OPTIONS: list[tuple[str, int]] = [
 
 CLIENT_OPTIONS = [
     *OPTIONS,
-    # The address is a loopback or unix socket of ours; a proxy from the environment has no business here.
+    # The address is a unix socket of ours, or is called direct: a proxy from the environment has no business here.
     ("grpc.enable_http_proxy", 0),
     # A channel per tunnel, a connection per channel: two tunnels to one address share nothing.
     ("grpc.use_local_subchannel_pool", 1),
@@ -39,4 +39,10 @@ SERVER_OPTIONS = [
     # The tunnel's own PING decides who is dead; gRPC's only clears away connections whose peer will never read again.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+EXPOSED_OPTIONS = [
+    *SERVER_OPTIONS,
+    # Where strangers can connect they must not be able to use up descriptors: those beyond are closed at once.
+    ("grpc.max_allowed_incoming_connections", 1024),
 ]

@@ -1,6 +1,7 @@
 """The laptop's end of the gRPC transport."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -8,6 +9,7 @@ import grpc
 import grpc.aio
 
 from tproxy.errors import ClusterError, DeniedError, TproxyError
+from tproxy.model.direct import SERVER_NAME
 from tproxy.rpc import channel
 from tproxy.tasks import Tasks
 from tproxy.tunnel.endpoint import Conn, Endpoint, StreamLostError
@@ -22,14 +24,18 @@ class IncompatibleError(ClusterError):
     """The node daemon speaks no version of the protocol that we do: trying again will not help."""
 
 
-async def connect(target: str, hello: Hello, on_open: Callable[[Conn], None]) -> Endpoint:
+async def connect(
+    target: str, hello: Hello, on_open: Callable[[Conn], None], certificate: bytes | None = None
+) -> Endpoint:
     """Open a tunnel to the node daemon at `target` (`unix:/path` or `host:port`).
+
+    With `certificate` (DER) by TLS, to whoever shows exactly that one; without, in the clear.
 
     Raises `DeniedError` if the node does not accept the session's token, `IncompatibleError` if it speaks no common
     version of the protocol, `ClusterError` if it cannot be reached or does not answer in `CONNECT_SECONDS`.
     """
     keep_buffers()
-    transport = grpc.aio.insecure_channel(target, options=channel.CLIENT_OPTIONS)
+    transport = _channel(target, certificate)
     stream = _ClientStream(transport)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -51,6 +57,15 @@ async def connect(target: str, hello: Hello, on_open: Callable[[Conn], None]) ->
     endpoint = Endpoint(stream, laptop=True, on_open=on_open)
     endpoint.peer_software = welcome.software
     return endpoint
+
+
+def _channel(target: str, certificate: bytes | None) -> grpc.aio.Channel:
+    if certificate is None:
+        return grpc.aio.insecure_channel(target, options=channel.CLIENT_OPTIONS)
+    # It is signed by itself and no authority: as the only root it is the only certificate that is accepted.
+    trusted = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(certificate).encode("ascii"))
+    options = [*channel.CLIENT_OPTIONS, ("grpc.ssl_target_name_override", SERVER_NAME)]
+    return grpc.aio.secure_channel(target, trusted, options=options)
 
 
 class _RefusedError(StreamLostError):

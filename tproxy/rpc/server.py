@@ -10,6 +10,7 @@ import grpc.aio
 
 from tproxy.errors import ClusterError, DeniedError
 from tproxy.rpc import channel
+from tproxy.rpc.certificate import ServerCertificate
 from tproxy.rpc.refusals import RefusalLog
 from tproxy.tunnel.endpoint import Endpoint, StreamLostError
 from tproxy.tunnel.hello import (
@@ -62,15 +63,22 @@ class TunnelServer(Generic[IdentityT]):
         self._endpoints: set[Endpoint] = set()
         self._refusals = RefusalLog(log)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen on a loopback address; returns the port. Raises `ClusterError` when it is taken."""
+    async def start(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
+        """Listen; returns the port. Without `certificate` in the clear, which is for loopback addresses.
+
+        Raises `ClusterError` when the address is taken.
+        """
         keep_buffers()
-        server = grpc.aio.server(options=channel.SERVER_OPTIONS)
+        server = grpc.aio.server(options=channel.SERVER_OPTIONS if certificate is None else channel.EXPOSED_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._connect)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(channel.SERVICE, {"Connect": handler}),))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = server.add_insecure_port(address)
+            if certificate is None:
+                bound = server.add_insecure_port(address)
+            else:
+                pair = (certificate.key, certificate.pem)
+                bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except RuntimeError as error:
             await server.stop(None)
             raise ClusterError(f"cannot listen on {address}", "see whether another node daemon runs here") from error

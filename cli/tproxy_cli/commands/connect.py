@@ -10,7 +10,7 @@ import time
 from tproxy.errors import ClusterError, ConflictError, DeniedError, TproxyError
 from tproxy.text.units import elapsed
 from tproxy_cli.client import Daemon, Json
-from tproxy_cli.options import cluster_options, command, daemon, output_option, proxy_options
+from tproxy_cli.options import cluster_options, command, daemon, output_option, proxy_options, transport_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
 
@@ -22,6 +22,7 @@ UNDO_SECONDS = 20.0
 @command()
 @proxy_options
 @cluster_options
+@transport_option
 @output_option
 def connect(
     console: Console, also_proxy: tuple[str, ...], never_proxy: tuple[str, ...], cluster: Json, output: str

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import click
 
+from tproxy.model.direct import Transport
 from tproxy.text.printable import printable
 from tproxy_cli.client import Json
 from tproxy_cli.doctor.finding import Finding
-from tproxy_cli.options import cluster_options, command, output_option
+from tproxy_cli.options import cluster_options, command, output_option, transport_option
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
 
@@ -16,6 +17,7 @@ _ROLES = {"pass": "good", "warn": "doubtful", "fail": "bad"}
 
 @command()
 @cluster_options
+@transport_option
 @output_option
 def doctor(console: Console, cluster: Json, output: str) -> None:
     """Check the laptop, the cluster and tproxy in it.
@@ -30,7 +32,13 @@ def doctor(console: Console, cluster: Json, output: str) -> None:
     console.progress("checking the laptop")
     findings = laptop.check()
     console.progress("checking the cluster")
-    findings += asyncio.run(check_cluster(cluster["kubeconfig"], cluster["context"], cluster["namespace"]))
+    place = cluster["kubeconfig"], cluster["context"], cluster["namespace"]
+
+    def transport(context: str) -> Transport:
+        chosen: Transport | None = cluster.get("transport")
+        return chosen or laptop.transport(context)
+
+    findings += asyncio.run(check_cluster(*place, transport))
     failures = [finding for finding in findings if finding.outcome == "fail"]
     warnings = sum(finding.outcome == "warn" for finding in findings)
     result = {

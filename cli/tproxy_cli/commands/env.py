@@ -6,7 +6,7 @@ import click
 
 from tproxy_cli.client import Json
 from tproxy_cli.given import container_option, format_option, selection_options
-from tproxy_cli.options import cluster_options, command, complete, daemon
+from tproxy_cli.options import cluster_options, command, complete, daemon, transport_option
 from tproxy_cli.ui.console import Console
 
 ANSWER_SECONDS = 60.0
@@ -22,6 +22,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 @format_option
 @selection_options
 @cluster_options
+@transport_option
 def env_command(
     console: Console,
     workload: str,

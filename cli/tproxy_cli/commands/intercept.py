@@ -11,7 +11,7 @@ from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
 from tproxy_cli.given import GivenOptions, given_options
 from tproxy_cli.http_options import check_http, http_options
-from tproxy_cli.options import cluster_options, command, complete, daemon, output_option
+from tproxy_cli.options import cluster_options, command, complete, daemon, output_option, transport_option
 from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
@@ -90,6 +90,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 )
 @given_options
 @cluster_options
+@transport_option
 @output_option
 def intercept(
     console: Console,

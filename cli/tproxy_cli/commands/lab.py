@@ -53,14 +53,23 @@ def _name_option(function: Function) -> Function:
     allow_from_autoenv=False,
     help="Flag of the node daemons, such as --steering=tproxy. Repeatable.",
 )
+@click.option(
+    "--direct",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Expose the node daemons to the laptop, for `--transport direct`.",
+)
 @_name_option
-def up(console: Console, layout: Layout, nodes: int, without_daemons: bool, daemon_flags: tuple[str, ...]) -> None:
+def up(
+    console: Console, layout: Layout, nodes: int, without_daemons: bool, daemon_flags: tuple[str, ...], direct: bool
+) -> None:
     """Bring the lab up; returns when everything in it is ready."""
-    from tproxy.lab import launch, machine
+    from tproxy.lab import daemons, launch, machine
 
     machine.require_root("up")
     started = time.monotonic()
-    launch.up(layout, nodes, None if without_daemons else daemon_flags, console.progress)
+    flags = daemons.exposed(daemon_flags) if direct else daemon_flags
+    launch.up(layout, nodes, None if without_daemons else flags, console.progress)
     console.out(f"lab/{layout.name} up in {elapsed(time.monotonic() - started)}")
     console.hint(f"next: `tproxy lab apply{layout.option} -f FILE`, `tproxy lab exec{layout.option} laptop -- bash`")
 

@@ -6,7 +6,7 @@ import click
 
 from tproxy.errors import InvalidError
 from tproxy_cli.client import Json
-from tproxy_cli.options import cluster_options, command, complete, daemon, proxy_options
+from tproxy_cli.options import cluster_options, command, complete, daemon, proxy_options, transport_option
 from tproxy_cli.ui.console import Console
 
 
@@ -33,6 +33,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 )
 @proxy_options
 @cluster_options
+@transport_option
 def run(
     console: Console,
     words: tuple[str, ...],

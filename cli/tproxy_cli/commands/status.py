@@ -78,16 +78,18 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
     if wide:
         lines.append(f"  session {cluster['session']} of {cluster['user']}")
     if nodes := cluster["nodes"]:
-        columns = ["NODE", "TUNNEL", "RTT", "CONNECTIONS", "RECEIVED", "SENT", *(["VERSION"] if wide else []), "AGE"]
+        more = ["ADDRESS", "VERSION"] if wide else []
+        columns = ["NODE", "TUNNEL", "TRANSPORT", "RTT", "CONNECTIONS", "RECEIVED", "SENT", *more, "AGE"]
         rows = [
             [
                 node["node"],
                 node["state"],
+                node["transport"],
                 latency(node["rttSeconds"]) if node.get("rttSeconds") is not None else None,
                 node["connections"],
                 size(node["bytesIn"]),
                 size(node["bytesOut"]),
-                *([node.get("version")] if wide else []),
+                *([node.get("address"), node.get("version")] if wide else []),
                 intercepts.since(node.get("since")),
             ]
             for node in nodes

@@ -17,13 +17,14 @@ from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import ClusterConfig
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
 from tproxy.kube.workloads import resolve
+from tproxy.model.direct import Transport
 from tproxy.model.pod import Pod
 from tproxy.model.session import MIN_TTL_SECONDS, TOKEN_BYTES
 from tproxy.model.workload import TargetQuery
 from tproxy.tasks import Tasks
 from tproxy.tunnel.hello import Hello
 from tproxy_cli import roles
-from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemons, NodeLink, dial
+from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemon, NodeDaemons, NodeLink, dial, dial_directly
 from tproxy_cli.daemon.given.copies import FileCopies
 from tproxy_cli.daemon.held import Held
 from tproxy_cli.daemon.inbound import Connect, connect_laptop
@@ -80,6 +81,7 @@ class LaptopCluster:
         self.sessions: dict[str, LaptopSession] = {}
         self.copies: dict[str, FileCopies] = {}
         self.lost: list[Lost] = []
+        self.transport: Transport = "port-forward"
         self._forwards = forwards
         self._on_save = on_save
         self._connect = connect
@@ -95,7 +97,17 @@ class LaptopCluster:
             self._user = await self.api.whoami() or getpass.getuser()
         return self._user
 
-    async def node_daemons(self) -> Mapping[str, Pod]:
+    def take(self, transport: Transport) -> None:
+        """Reach nodes this way from now on; tunnels that go another way are opened anew."""
+        if transport == self.transport:
+            return
+        self.transport = transport
+        self._allowed.clear()
+        for session in self.live_sessions():
+            session.tunnels.wake()
+        self._on_save()
+
+    async def node_daemons(self) -> Mapping[str, NodeDaemon]:
         """The node daemons that run, by node. Raises TproxyError."""
         return await self._daemons.by_node(self.api)
 
@@ -108,8 +120,9 @@ class LaptopCluster:
             return
         await self.api.list(INTERCEPTS, namespace)
         needed = [(verb, resource, namespace, "") for verb, resource in RIGHTS]
-        # A WebSocket is a GET. Clusters that want `create` as well say so when the tunnel is opened.
-        needed.append(("get", PODS, SYSTEM_NAMESPACE, "portforward"))
+        if self.transport == "port-forward":
+            # A WebSocket is a GET. Clusters that want `create` as well say so when the tunnel is opened.
+            needed.append(("get", PODS, SYSTEM_NAMESPACE, "portforward"))
         answers = await asyncio.gather(*(self.api.may(*right) for right in needed))
         for (verb, resource, place, subresource), allowed in zip(needed, answers, strict=True):
             if not allowed:
@@ -145,6 +158,8 @@ class LaptopCluster:
 
         async def dial_node(node: str) -> NodeLink:
             hello = Hello(saved.namespace, saved.name, saved.token)
+            if self.transport == "direct":
+                return await dial_directly(self.api, self._daemons, node, hello, session.inbound.on_open)
             return await dial(self.api, self._daemons, node, hello, session.inbound.on_open, self._forwards)
 
         async def pods_of(held: Held) -> Sequence[Pod]:
@@ -165,6 +180,7 @@ class LaptopCluster:
             # The way to the cluster was gone for so long that a new one was begun.
             log.warning("not taken up beside a newer session", extra={"session": saved.name})
             return
+        self.transport = saved.transport
         session = self.restore(saved)
         session.resuming = True
         self._tasks.start(session.resume(), f"resume {saved.namespace}")

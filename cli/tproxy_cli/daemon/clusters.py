@@ -46,8 +46,10 @@ class Clusters:
         return [known.cluster for known in self._known.values()]
 
     async def find(self, where: Where) -> tuple[LaptopCluster, str]:
-        """The cluster and namespace meant. Raises TproxyError."""
+        """The cluster and namespace meant, its nodes reached as is said. Raises TproxyError."""
         cluster = await self._cluster(where.kubeconfig, where.context)
+        if where.transport is not None:
+            cluster.take(where.transport)
         return cluster, where.namespace or cluster.config.namespace
 
     async def restore(self, saved: SavedSession) -> None:

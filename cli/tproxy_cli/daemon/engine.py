@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,11 @@ class Engine:
         return [session for cluster in self._clusters.all() for session in cluster.live_sessions()]
 
     def _save(self) -> None:
-        saved = [session.saved for session in self._sessions()]
+        saved = [
+            replace(session.saved, transport=cluster.transport)
+            for cluster in self._clusters.all()
+            for session in cluster.live_sessions()
+        ]
         try:
             self._state.save([*saved, *self._waiting])
         except OSError as error:
@@ -289,9 +294,10 @@ def _session_status(cluster: LaptopCluster, namespace: str) -> Json:
         "context": cluster.config.context,
         "server": cluster.config.server,
         "namespace": namespace,
+        "transport": cluster.transport,
         "user": session.saved.user if session is not None else "",
         "session": live.name if live is not None else None,
-        "nodes": [listing.tunnel_json(view) for view in views],
+        "nodes": [listing.tunnel_json(view, cluster.transport) for view in views],
         "intercepts": sorted(shown, key=lambda one: str(one["name"])),
     }
 

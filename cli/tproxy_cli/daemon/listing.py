@@ -106,12 +106,14 @@ def lost_json(session: SavedSession, host: str, held: Held, why: str, at: dateti
     }
 
 
-def tunnel_json(view: TunnelView) -> Json:
-    """One tunnel. Sizes in bytes, times in seconds, as the laptop counts them."""
+def tunnel_json(view: TunnelView, transport: str) -> Json:
+    """One tunnel; `transport` is how nodes are reached. Sizes in bytes, times in seconds, as the laptop counts them."""
     stats = view.endpoint.stats if view.endpoint is not None else None
     return {
         "node": view.node,
         "state": view.state,
+        "transport": transport,
+        "address": view.address or None,
         "rttSeconds": stats.rtt if stats is not None else None,
         "bytesIn": stats.bytes_in if stats is not None else 0,
         "bytesOut": stats.bytes_out if stats is not None else 0,

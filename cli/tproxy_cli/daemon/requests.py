@@ -13,6 +13,7 @@ from tproxy.env.environ import select
 from tproxy.env.render import FORMATS, render
 from tproxy.errors import InvalidError
 from tproxy.model.conditions import Asked, parse_conditions
+from tproxy.model.direct import Transport
 from tproxy.model.intercept import DRAIN_SECONDS, MAX_DRAIN_SECONDS, Existing, OnDisconnect, OnRefused, Probes
 from tproxy.model.workload import PortMapping, TargetQuery, parse_ports, parse_target
 from tproxy.tunnel.proxy_protocol import Version
@@ -30,11 +31,12 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The cluster and namespace meant. None: what kubectl would take."""
+    """The cluster and namespace meant. None: what kubectl would take; and for `transport`, as before."""
 
     kubeconfig: str | None
     context: str | None
     namespace: str | None
+    transport: Transport | None = None
 
     @classmethod
     def of(cls, body: Body) -> "Where":
@@ -42,7 +44,13 @@ class Where:
         cluster = body.get("cluster") or {}
         if not isinstance(cluster, Mapping):
             raise _unexpected("cluster")
-        return cls(*(_text_or_none(cluster, name) for name in ("kubeconfig", "context", "namespace")))
+        transport = cluster.get("transport")
+        if transport not in (None, "port-forward", "direct"):
+            raise _unexpected("transport")
+        kubeconfig, context, namespace = (
+            _text_or_none(cluster, name) for name in ("kubeconfig", "context", "namespace")
+        )
+        return cls(kubeconfig, context, namespace, transport)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tproxy.errors import InvalidError
+from tproxy.model.direct import Transport
 from tproxy.model.fields import Fields
 from tproxy.model.intercept import DRAIN_SECONDS, Existing, InterceptPort, OnDisconnect, OnRefused, Probes, Target
 from tproxy.model.match import Match
@@ -61,7 +62,8 @@ class SavedIntercept:
 
 @dataclass(frozen=True, slots=True)
 class SavedSession:
-    """A Session this laptop made, or is about to make while `uid` is empty. `renewed_at` is wall-clock time."""
+    """A Session this laptop made, or is about to make while `uid` is empty. `renewed_at` is wall-clock time;
+    `transport` is how the nodes of its cluster are reached."""
 
     kubeconfig: str | None
     context: str
@@ -73,6 +75,7 @@ class SavedSession:
     ttl_seconds: int
     renewed_at: float
     intercepts: tuple[SavedIntercept, ...]
+    transport: Transport = "port-forward"
 
     def __repr__(self) -> str:
         return f"SavedSession({self.context}, {self.namespace}/{self.name})"  # the token stays out of logs
@@ -136,6 +139,7 @@ def _session(item: Mapping[str, Any]) -> SavedSession:
         ttl_seconds=int(item["ttl_seconds"]),
         renewed_at=float(item["renewed_at"]),
         intercepts=tuple(_intercept(each) for each in item["intercepts"]),
+        transport="direct" if item["transport"] == "direct" else "port-forward",
     )
 
 

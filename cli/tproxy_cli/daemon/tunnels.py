@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from tproxy.errors import DeniedError, TproxyError
 from tproxy.rpc.client import IncompatibleError
+from tproxy.rpc.reach import UnreachableError
 from tproxy.tasks import Tasks
 from tproxy.tunnel.endpoint import Endpoint
 
@@ -29,7 +30,7 @@ STABLE_SECONDS = 5.0
 LINGER_SECONDS = 60.0
 """How long a tunnel outlives the last pod on its node: a rollout often comes back."""
 
-_HOPELESS = (DeniedError, IncompatibleError)
+_HOPELESS = (DeniedError, IncompatibleError, UnreachableError)
 
 State = Literal["connecting", "connected", "lost"]
 
@@ -38,6 +39,8 @@ class Link(Protocol):
     """An open tunnel and whatever carries it."""
 
     endpoint: Endpoint
+    address: str
+    """Where it leads without the API server; empty for a port-forward."""
 
     async def close(self) -> None:
         """Release what carries the tunnel; the endpoint is closed already."""
@@ -72,6 +75,8 @@ class Backoff:
 class TunnelView:
     """A tunnel as others may know it.
 
+    `address` is where it leads directly, empty for a port-forward.
+
     `since` is wall-clock time of the last change of state, `error` why there is no tunnel, `hopeless` the error if
     somebody has to do something before there can be one.
     """
@@ -82,6 +87,7 @@ class TunnelView:
     error: str
     hopeless: TproxyError | None
     endpoint: Endpoint | None
+    address: str = ""
 
 
 class NodeTunnel:
@@ -97,13 +103,16 @@ class NodeTunnel:
         self._error = ""
         self._hopeless: TproxyError | None = None
         self._endpoint: Endpoint | None = None
+        self._address = ""
         self._tasks = Tasks("tunnels")
         self._runner = self._tasks.start(self._run(), node)
 
     @property
     def view(self) -> TunnelView:
         """How it is now."""
-        return TunnelView(self.node, self._state, self._since, self._error, self._hopeless, self._endpoint)
+        return TunnelView(
+            self.node, self._state, self._since, self._error, self._hopeless, self._endpoint, self._address
+        )
 
     def wake(self) -> None:
         """The laptop has slept: whatever was open is dead or about to be; connect afresh at once."""
@@ -137,13 +146,13 @@ class NodeTunnel:
         """Hold an open tunnel until it ends."""
         reason = "closed by the laptop"
         try:
-            self._endpoint = link.endpoint
+            self._endpoint, self._address = link.endpoint, link.address
             self._set("connected", "")
             log.info("tunnel connected", extra={"node": self.node})
             reason = await link.endpoint.wait_closed()
             log.warning("tunnel lost", extra={"node": self.node, "reason": reason})
         finally:
-            self._endpoint = None
+            self._endpoint, self._address = None, ""
             link.endpoint.close(reason)
             self._set("lost", reason)
             await link.close()

@@ -7,13 +7,14 @@ kubeconfig ─▶ API server ─┬▶ rights in the namespace, rights to reach 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from tproxy.errors import TproxyError
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import ClusterConfig, load
 from tproxy.kube.errors import Call, NotFoundError
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
+from tproxy.model.direct import Transport
 from tproxy.text.units import latency
 from tproxy_cli import roles
 from tproxy_cli.doctor import nodes
@@ -31,8 +32,16 @@ RIGHTS: Sequence[tuple[str, Resource]] = (
 )
 
 
-async def check(kubeconfig: str | None, context: str | None, namespace: str | None) -> list[Finding]:
-    """All checks, those that can side by side. What needs an answer that did not come is left out."""
+async def check(
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str | None,
+    transport: Callable[[str], Transport] = lambda context: "port-forward",
+) -> list[Finding]:
+    """All checks, those that can side by side. What needs an answer that did not come is left out.
+
+    `transport` says of a context how its nodes are reached.
+    """
     try:
         config = await asyncio.to_thread(load, kubeconfig, context)
     except TproxyError as error:
@@ -50,7 +59,7 @@ async def check(kubeconfig: str | None, context: str | None, namespace: str | No
             _bounded("user", CLUSTER, _user(cluster)),
             _bounded("rights", CLUSTER, _rights(cluster, namespace)),
             _bounded("kinds", TPROXY, _kinds(cluster)),
-            _bounded("node-daemons", TPROXY, nodes.check(cluster)),
+            _bounded("node-daemons", TPROXY, nodes.check(cluster, transport(config.context))),
         )
         return findings + [finding for group in groups for finding in group]
     finally:

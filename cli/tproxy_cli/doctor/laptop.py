@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tproxy.errors import TproxyError
+from tproxy.model.direct import Transport
 from tproxy.version import VERSION
 from tproxy_cli import config, paths
-from tproxy_cli.client import Daemon, NotRunningError
+from tproxy_cli.client import MEMORY_SECONDS, Daemon, NotRunningError
 from tproxy_cli.doctor.finding import Finding, failed
 
 CATEGORY = "laptop"
@@ -47,6 +48,16 @@ def daemon() -> Finding:
             "`tproxy quit` stops it; the next command starts the new one",
         )
     return Finding(CATEGORY, "daemon", "pass", f"running, version {version}")
+
+
+def transport(context: str) -> Transport:
+    """How the daemon reaches the nodes of a context."""
+    try:
+        clusters = Daemon().call("/v1/status", seconds=MEMORY_SECONDS)["clusters"]
+    except (TproxyError, KeyError):
+        clusters = []
+    direct = any(one.get("context") == context and one.get("transport") == "direct" for one in clusters)
+    return "direct" if direct else "port-forward"
 
 
 def _python() -> Finding:

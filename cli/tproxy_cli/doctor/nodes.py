@@ -1,20 +1,23 @@
-"""Checks of the node daemons: one on each node, ready, of our version, and within reach through the API server."""
+"""Checks of the node daemons: one on each node, ready, of our version, and within reach."""
 
 import asyncio
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tproxy.errors import DeniedError, TproxyError
 from tproxy.kube.api import ApiCluster
-from tproxy.kube.port import NODES, PODS
+from tproxy.kube.port import NODES, PODS, Object
 from tproxy.kube.portforward import PortForward
+from tproxy.model.direct import DirectWay, Transport
 from tproxy.model.pod import Pod
+from tproxy.rpc.reach import OTHER_WAY, reach
 from tproxy.text.units import latency
 from tproxy.version import VERSION
 from tproxy_cli import paths
-from tproxy_cli.doctor.finding import TPROXY, Finding
+from tproxy_cli.doctor.finding import TPROXY, Finding, failed
 
 SYSTEM_NAMESPACE = "tproxy-system"
 NODE_DAEMON_LABELS = "app.kubernetes.io/name=tproxy,app.kubernetes.io/component=node"
@@ -29,11 +32,12 @@ ANSWER_SECONDS = 5.0
 NAMED = 5
 """How many nodes or pods a text names."""
 
+EXPOSE = f"{OTHER_WAY}; administrators expose node daemons with the chart's value `direct.enabled`"
 SEE = f"`kubectl -n {SYSTEM_NAMESPACE} get pods -l {NODE_DAEMON_LABELS} -o wide`"
 
 
-async def check(cluster: ApiCluster) -> list[Finding]:
-    """All checks. Raises TproxyError where the API server does not tell."""
+async def check(cluster: ApiCluster, transport: Transport) -> list[Finding]:
+    """All checks; `transport` is how the user reaches nodes. Raises TproxyError where the API server does not tell."""
     listed, nodes = await asyncio.gather(
         cluster.list(PODS, SYSTEM_NAMESPACE, labels=NODE_DAEMON_LABELS), _nodes(cluster)
     )
@@ -42,7 +46,16 @@ async def check(cluster: ApiCluster) -> list[Finding]:
         text = f'no node daemon in namespace "{SYSTEM_NAMESPACE}"'
         return [Finding(TPROXY, "node-daemons", "fail", text, "ask an administrator to install the chart")]
     ready = [pod for pod in pods if pod.ready]
-    return [*_present(pods, ready, nodes), *_versions(pods), *await _reached(cluster, ready[:ASKED])]
+    forwarded, direct = await asyncio.gather(
+        _reached(cluster, ready[:ASKED]), directly([each for each in listed if Pod.from_object(each).ready][:ASKED])
+    )
+    if transport == "direct":
+        forwarded = [replace(one, outcome="warn") if one.outcome == "fail" else one for one in forwarded]
+        direct = direct or [Finding(TPROXY, "direct", "fail", "no node daemon is exposed", EXPOSE)]
+    else:
+        direct = [replace(one, outcome="warn") if one.outcome == "fail" else one for one in direct]
+    used = Finding(TPROXY, "transport", "pass", f"nodes are reached by {transport}")
+    return [*_present(pods, ready, nodes), *_versions(pods), used, *forwarded, *direct]
 
 
 def _present(pods: Sequence[Pod], ready: Sequence[Pod], nodes: set[str] | None) -> list[Finding]:
@@ -97,6 +110,25 @@ async def _reached(cluster: ApiCluster, pods: Sequence[Pod]) -> list[Finding]:
         text = f"reaches {len(times)} node daemon{'' if len(times) == 1 else 's'}, answered in {latency(max(times))}"
         findings.append(Finding(TPROXY, "port-forward", "pass", text))
     return findings
+
+
+async def directly(pods: Sequence[Object]) -> list[Finding]:
+    """Whether the daemons that say they are exposed are: at that address, with that certificate. None say so: empty."""
+
+    async def ask(pod: Object) -> float | TproxyError | None:
+        try:
+            way = DirectWay.from_annotations(pod["metadata"].get("annotations") or {})
+            return await reach(way, str(pod["spec"].get("nodeName", "")), ANSWER_SECONDS) if way is not None else None
+        except TproxyError as error:
+            return error
+
+    answers = await asyncio.gather(*(ask(pod) for pod in pods))
+    if wrong := [failed(TPROXY, "direct", answer) for answer in answers if isinstance(answer, TproxyError)]:
+        return wrong
+    if not (times := [answer for answer in answers if isinstance(answer, float)]):
+        return []
+    text = f"reaches {len(times)} node daemon{'' if len(times) == 1 else 's'} by TLS, answered in {latency(max(times))}"
+    return [Finding(TPROXY, "direct", "pass", text)]
 
 
 async def _ask(cluster: ApiCluster, pod: Pod, directory: str) -> float | str:

@@ -260,6 +260,7 @@ def status() -> Json:
                     {
                         "node": "node1",
                         "state": "connected",
+                        "transport": "direct",
                         "rttSeconds": 0.00042,
                         "bytesIn": 1536,
                         "bytesOut": 20 << 20,
@@ -270,6 +271,7 @@ def status() -> Json:
                     {
                         "node": "node2",
                         "state": "lost",
+                        "transport": "direct",
                         "rttSeconds": None,
                         "bytesIn": 0,
                         "bytesOut": 0,
@@ -291,9 +293,9 @@ def test_status_shows_daemon_tunnels_and_intercepts(tproxy: Tproxy, daemon: Fake
         "\n"
         "context lab, namespace shop, at http://10.99.0.1:6443\n"
         "\n"
-        "NODE    TUNNEL      RTT      CONNECTIONS   RECEIVED   SENT    AGE\n"
-        "node1   connected   0.42ms   3             1.5KiB     20MiB   <none>\n"
-        "node2   lost        <none>   0             0B         0B      <none>\n"
+        "NODE    TUNNEL      TRANSPORT   RTT      CONNECTIONS   RECEIVED   SENT    AGE\n"
+        "node1   connected   direct      0.42ms   3             1.5KiB     20MiB   <none>\n"
+        "node2   lost        direct      <none>   0             0B         0B      <none>\n"
         "node2: no answer for 6 s\n"
         "\n"
         "NAME       TARGET           PORTS      MATCH   STATE     PODS   USER    AGE\n"

@@ -15,6 +15,8 @@ from tests.unit.cli.fakes import FakeDaemon, Outcome
 from tproxy.kube.port import NODES, PODS
 from tproxy.lab.api.resources import builtin_kinds, custom_kinds
 from tproxy.lab.api.store import Store
+from tproxy.model.direct import DirectWay
+from tproxy.rpc import certificate
 
 Tproxy = Callable[..., Outcome]
 Json = dict[str, Any]
@@ -118,7 +120,8 @@ def test_node_daemons_that_are_missing_unready_or_of_another_version(tproxy: Tpr
         ("warn", "none on node3: workloads there cannot be intercepted"),
         ("warn", "this command is of version 0.1.0, node daemons of 0.0.9 on node2"),
     ]
-    assert daemons[4][1].startswith("reaches 1 node daemon, answered in ")
+    assert daemons[4] == ("pass", "nodes are reached by port-forward")
+    assert daemons[5][1].startswith("reaches 1 node daemon, answered in ")
 
 
 @pytest.mark.parametrize(
@@ -189,3 +192,38 @@ def test_places_that_are_not_safe_fail(home: Path) -> None:
 def test_the_daemon_looks_for_node_daemons_where_we_do() -> None:
     assert dial.SYSTEM_NAMESPACE == nodes.SYSTEM_NAMESPACE
     assert dial.NODE_DAEMON_LABELS == nodes.NODE_DAEMON_LABELS
+
+
+def exposed(node: str, address: str) -> Json:
+    """The daemon's pod on `node`, exposed at `address`."""
+    pod = daemon_pod(node)
+    host, _, port = address.rpartition(":")
+    pod["metadata"]["annotations"] = DirectWay(host, int(port), certificate.make().der).annotations()
+    return pod
+
+
+@pytest.mark.parametrize(("flags", "outcome", "code"), [((), "warn", 0), (("--transport", "direct"), "fail", 1)])
+def test_daemons_that_are_exposed_but_out_of_reach(
+    tproxy: Tproxy, tmp_path: Path, flags: tuple[str, ...], outcome: str, code: int
+) -> None:
+    """That only matters to who goes that way."""
+    pod = exposed("node1", "127.0.0.1:1")
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(pod, names=["node1"])) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json", *flags)
+    text = "cannot reach the node daemon on node1 at 127.0.0.1:1: connection refused"
+    assert checks(got)["tproxy/direct"] == (outcome, text)
+    assert checks(got)["tproxy/transport"][1] == f"nodes are reached by {'direct' if flags else 'port-forward'}"
+    assert got.code == code
+
+
+def test_who_goes_directly_needs_daemons_that_are_exposed_and_no_port_forwards(
+    tproxy: Tproxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "ANSWER_SECONDS", 0.2)
+    kinds = [*builtin_kinds(), *custom_kinds()]
+    with api_server(kinds, filled(daemon_pod("node1"), names=["node1"]), answer=None) as server:
+        config = kubeconfig(tmp_path / "config", server, "admin")
+        got = tproxy("doctor", "--kubeconfig", config, "-o", "json", "--transport", "direct")
+    assert checks(got)["tproxy/direct"] == ("fail", "no node daemon is exposed")
+    assert checks(got)["tproxy/port-forward"][0] == "warn"
+    assert got.code == 1

@@ -111,7 +111,7 @@ def test_flag_goes_before_environment_before_file(
     ("text", "message", "hint"),
     [
         ("namspace: x\n", "{path} sets 'namspace', which is not a setting", "did you mean `namespace`?"),
-        ("port: 3000\n", "{path} sets 'port', which is not a setting", "settings are `all-namespaces`, `color`, "),
+        ("listen: 3000\n", "{path} sets 'listen', which is not a setting", "settings are `all-namespaces`, `color`, "),
         ("a: [\n", "the configuration file {path} is not YAML, line 2", "write lines of the form"),
         ("just words\n", "the configuration file {path} holds no keys and values", "write lines of the form"),
         ("namespace: [a, b]\n", "{path}: the value of namespace is not a single word or number", "write `namespace: "),

@@ -18,8 +18,10 @@ from tproxy_cli.daemon.engine import Engine
 from tproxy_cli.daemon.requests import InterceptRequest, LeaveRequest, ListRequest
 from tproxy_cli.daemon.state import StateFile
 from tproxy_node.desired import PodRoutes, View, desire
+from tproxy_node.direct import DirectDoor
 from tproxy_node.mirror import Mirror
 from tproxy_node.opening import Identity, Openings
+from tproxy_node.options import Direct, Listen, PodName
 from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
 
@@ -112,7 +114,15 @@ class NodeStandIn:
         self._mirror = Mirror(name, self._changed.set, self.sessions.applied, self.sessions.removed)
         self._statuses = StatusWriter(cluster, name)
         self._server = TunnelServer[Identity](name, self.sessions.authenticate, self.sessions.add)
+        self._exposed: DirectDoor | None = None
+        self._exposed_server = TunnelServer[Identity](name, self.sessions.authenticate, self.sessions.add)
         self._tasks = Tasks(name)
+
+    async def expose(self, pod: str) -> None:
+        """Open the direct door of the daemon whose pod is `pod`."""
+        options = Direct(Listen("127.0.0.1", 0), "127.0.0.1", 0, PodName(SYSTEM, pod))
+        self._exposed = DirectDoor(self._exposed_server, options)
+        await self._exposed.start(self._cluster)
 
     async def start(self) -> None:
         self.port = await self._server.start("127.0.0.1", 0)
@@ -125,6 +135,9 @@ class NodeStandIn:
         await self.sessions.close()
         await self._statuses.close()
         await self._server.stop()
+        if self._exposed is not None:
+            await self._exposed.close()
+        await self._exposed_server.stop()
 
     def connect(self, port: int = 8080, intercept: str = "", protocol: str = "TCP") -> Client:
         """A client of a steered pod; `intercept` is a UID, by default the one that has the port."""
@@ -245,6 +258,18 @@ class Stage:
         self._engines.append(engine)
         engine.start()
         return Laptop(engine, {"cluster": {"kubeconfig": self.kubeconfig(user)}})
+
+    async def expose(self, node: str) -> str:
+        """Open the direct door of a node's daemon, and wait until its pod says so; the pod's name."""
+
+        def pod() -> Json:
+            pods = [each for each in self.store.list(PODS, SYSTEM) if each["spec"]["nodeName"] == node]
+            return pods[0]
+
+        name = str(pod()["metadata"]["name"])
+        await self.nodes[node].expose(name)
+        await until(lambda: pod()["metadata"].get("annotations"), "a published address")
+        return name
 
     async def close(self) -> None:
         for engine in self._engines:

@@ -31,6 +31,7 @@ class _Silent:
 class _Link:
     def __init__(self) -> None:
         self.endpoint = Endpoint(_Silent(), laptop=True)
+        self.address = ""
         self.closed = False
 
     async def close(self) -> None:

@@ -105,7 +105,7 @@ def test_status_and_the_rest_are_written_apart(store: Store) -> None:
     patched = store.patch(PODS, "p", both, subresource="status")
     assert patched["status"] == {"phase": "Running"}
     assert "nodeName" not in patched["spec"]
-    assert "labels" not in patched["metadata"]
+    assert patched["metadata"]["labels"] == {"a": "b"}, "as a real API server does for pods"
     assert patched["metadata"]["generation"] == 1
 
 

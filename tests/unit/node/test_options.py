@@ -2,7 +2,7 @@
 
 import pytest
 from tproxy_node.dial.dialling import DialLimits
-from tproxy_node.options import Listen, parse
+from tproxy_node.options import Direct, Listen, PodName, parse
 from tproxy_node.relay import Limits
 
 
@@ -27,10 +27,24 @@ def test_limits() -> None:
     assert (options.dial_limits.per_session, options.dial_limits.total) == (3, 4)
 
 
+def test_the_direct_way_is_said_where_pods_say_things() -> None:
+    environ = {"NODE_NAME": "n", "POD_NAMESPACE": "tproxy-system", "POD_NAME": "tproxy-node-x"}
+    assert parse([], environ).direct is None
+    direct = parse(["--direct=[::]:4772", "--direct-host=[fd00::1]"], environ).direct
+    assert direct == Direct(Listen("::", 4772), "fd00::1", 0, PodName("tproxy-system", "tproxy-node-x"))
+    direct = parse(["--direct=[::]:4772", "--direct-host=n.example.com", "--direct-port=443"], environ).direct
+    assert direct is not None
+    assert (direct.host, direct.port) == ("n.example.com", 443)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         [],
+        ["--node", "n", "--direct", "[::]:4772"],
+        ["--node", "n", "--direct", "[::]:4772", "--direct-host", "h"],
+        ["--node", "n", "--direct-host", "not a host"],
+        ["--node", "n", "--direct-port", "0"],
         ["--node", "n", "--grpc", "4770"],
         ["--node", "n", "--http", "[::]:70000"],
         ["--node", "n", "--session-dials", "0"],

@@ -39,9 +39,10 @@ def developer(name: str, namespace: str, system_namespace: str = "tproxy-system"
     return User(name, rules=chart_rules("developer", namespace) + chart_rules("reach-nodes", system_namespace))
 
 
-def node(name: str, groups: tuple[str, ...]) -> User:
-    """The node daemons' identity."""
-    return User(name, groups, chart_rules("node") + chart_rules("node-in-default", "default"))
+def node(name: str, groups: tuple[str, ...], system_namespace: str = "tproxy-system") -> User:
+    """The node daemons' identity, where they are exposed."""
+    own = chart_rules("node-in-its-own", system_namespace)
+    return User(name, groups, chart_rules("node") + chart_rules("node-in-default", "default") + own)
 
 
 def _full_name(resource: str, group: str) -> str:

@@ -66,6 +66,16 @@ def suffix(length: int = 5) -> str:
     return "".join(secrets.choice(_SUFFIX) for _ in range(length))
 
 
+def _status_of(kind: Kind, old: Object, new: Object) -> Object:
+    """What a change of the status may change: of built-in kinds labels and annotations too."""
+    result = {**copied(old), "status": new.get("status", {})}
+    for key in ("labels", "annotations") if kind.schema is None else ():
+        result["metadata"].pop(key, None)
+        if key in new["metadata"]:
+            result["metadata"][key] = new["metadata"][key]
+    return result
+
+
 def copied(value: Any) -> Any:
     """A deep copy of decoded JSON; several times faster than copy.deepcopy."""
     if isinstance(value, dict):
@@ -162,7 +172,7 @@ class Store:
             raise BadRequestError("the object has no metadata")
         self._check_current(resource, old, new["metadata"].get("uid"), new["metadata"].get("resourceVersion"))
         if kind.status and subresource == "status":
-            new = {**copied(old), "status": new.get("status", {})}
+            new = _status_of(kind, old, new)
         else:
             if kind.status:
                 new.pop("status", None)

@@ -26,6 +26,8 @@ from tproxy_node.debug.door import Door
 from tproxy_node.debug.flows import FlowsAnswer
 from tproxy_node.debug.questions import Questions
 from tproxy_node.debug.status import Here, Status
+from tproxy_node.debug.subjects import Subjects
+from tproxy_node.debug.tracing import Traces
 from tproxy_node.dial.dialling import Dialling
 from tproxy_node.dial.origins import Origins
 from tproxy_node.dial.surroundings import Surroundings
@@ -101,6 +103,8 @@ class Daemon:
         here = Here(options, self._steering.name, self._sessions, self._reconciler, self._relay, self._lease)
         Status(here).join(questions)
         FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
+        subjects = Subjects(lambda: self._mirror.pods, places, options.node)
+        Traces(subjects, self._relay.counts).join(questions)
         self._asking.join(self._openings)
         # The first is for port-forwards, the second, if there is one, for who comes directly.
         doors = 2 if options.direct is not None else 1

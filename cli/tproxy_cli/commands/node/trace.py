@@ -1,0 +1,119 @@
+"""`tproxy node trace`: what the kernel of a node does with sockets and packets of pods, as it happens."""
+
+import json
+from typing import Any
+
+import click
+
+from tproxy.model.tracing import EVENTS, MAX_RATE, MAX_SECONDS, RATE, SECONDS
+from tproxy_cli.client import Json
+from tproxy_cli.options import cluster_options, command, daemon
+from tproxy_cli.ui.console import Console
+
+
+@command()
+@click.argument("node")
+@click.option("--pod", metavar="[NS/]POD", default="", allow_from_autoenv=False, help="Only this pod's network.")
+@click.option(
+    "--port",
+    metavar="N",
+    type=click.IntRange(0, 65535),
+    default=0,
+    allow_from_autoenv=False,
+    help="Only what has this port at either end.",
+)
+@click.option(
+    "--events",
+    metavar="NAME,…",
+    default=",".join(EVENTS),
+    show_default=True,
+    allow_from_autoenv=False,
+    help="Which events to show.",
+)
+@click.option(
+    "--rate",
+    metavar="N",
+    type=click.IntRange(1, MAX_RATE),
+    default=RATE,
+    show_default=True,
+    allow_from_autoenv=False,
+    help="Events to show in a second, the rest is counted.",
+)
+@click.option(
+    "--seconds",
+    metavar="N",
+    type=click.IntRange(1, MAX_SECONDS),
+    default=SECONDS,
+    show_default=True,
+    allow_from_autoenv=False,
+    help="How long, unless Ctrl-C ends it before.",
+)
+@cluster_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    allow_from_autoenv=False,
+    help="Form of the result; json is an object to a line.",
+)
+def trace(
+    console: Console,
+    node: str,
+    pod: str,
+    port: int,
+    events: str,
+    rate: int,
+    seconds: int,
+    cluster: Json,
+    output: str,
+) -> None:
+    """Show what the kernel of NODE does with sockets and packets of pods, until Ctrl-C, which shows a summary.
+
+    state: a socket's state changes. retransmit: a packet is sent again. reset-sent, reset-received: connections that
+    are broken off. drop: a packet is dropped, and the kernel's reason. overflow: an app does not accept fast enough.
+    steer: what was decided about new connections to intercepted ports. LOCAL is the pod's end.
+
+    Needs bcc on the node (the image's variant with tracing), and the role tproxy-debugger.
+
+    \b
+    Examples:
+      tproxy node trace node1 --pod shop/web-5d4f7c-x2x9k --port 8080
+      tproxy node trace node1 --events drop,reset-sent,overflow
+    """
+    from tproxy.debug import show_trace
+
+    namespace = cluster["namespace"] or "default"
+    arguments: dict[str, Any] = {
+        "pod": f"{namespace}/{pod}" if pod and "/" not in pod else pod,
+        "port": port,
+        "events": [name.strip() for name in events.split(",") if name.strip()],
+        "rate": rate,
+        "seconds": seconds,
+    }
+    summary: Any = None
+    console.progress(f"preparing to trace on node {node}")
+    answer = daemon(console).ask({"cluster": cluster, "node": node, "question": "trace", "arguments": arguments})
+    try:
+        for one in answer:
+            if not isinstance(one, dict):
+                continue
+            if "summary" in one:
+                summary = one["summary"]
+            elif "watching" in one:
+                if not one["watching"] or summary is None:
+                    console.hint(f"tracing {one['watching']} pods of node {node}; Ctrl-C ends it")
+                if summary is None and output == "table":
+                    console.out(show_trace.line(show_trace.COLUMNS))
+            elif output == "json":
+                console.out(json.dumps(one, ensure_ascii=False))
+            elif "event" in one:
+                console.out(show_trace.line(show_trace.row(one)))
+    except KeyboardInterrupt:
+        pass  # which is how it is meant to end
+    if summary is not None:
+        if output == "json":
+            console.out(json.dumps({"summary": summary}, ensure_ascii=False))
+        else:
+            console.out("\n".join(["", *show_trace.summary(summary)]))

@@ -1,0 +1,119 @@
+"""`tproxy node trace`, as a person uses it: what is shown while things go wrong, and that nothing stays."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.kernel.tracing import maps, programs
+from tests.lab.laptop import TPROXY
+from tests.lab.scene import PORT, Scene
+
+
+class Following:
+    """A command on the laptop whose output is read while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def until(self, text: str) -> str:
+        """Read lines until one has this in it; fails where there are no more."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError((text, self.lines, self.process.wait(10)))
+
+    def interrupt(self) -> str:
+        """Ctrl-C; what it then says."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        rest, _ = self.process.communicate(timeout=30)
+        return rest
+
+
+@contextlib.contextmanager
+def following(lab: Any, *arguments: str) -> Iterator[Following]:
+    """`tproxy node …` in the background, in a process group of its own, as a terminal has it."""
+    process = lab.start(
+        "exec", "laptop", "--", "env", "--default-signal=INT", *TPROXY, "node", *arguments,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield Following(process)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
+def tracing(node_daemon: int) -> list[int]:
+    """The processes that trace for a node daemon."""
+    children = Path(f"/proc/{node_daemon}/task/{node_daemon}/children").read_text().split()
+    return [int(pid) for pid in children if b"tproxy_node.trace" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_person_sees_what_happens_and_a_summary(scene: Scene) -> None:
+    pod = scene.pods()[0]
+    node, name = pod["node"], f"{scene.namespace}/{pod['name']}"
+    before = programs(), maps()
+    with following(scene.lab, "trace", node, "--pod", name, "--events", "state,reset-sent,drop,steer") as trace:
+        trace.until("tracing 1 pods")
+        trace.until("LOCAL")
+        assert len(tracing(scene.daemon(node))) == 1
+        scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")
+        assert f"{scene.address()}:{PORT}" in trace.until("LAST_ACK -> CLOSE")
+        scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:9/", check=False)
+        assert "NO_SOCKET" in trace.until(f"{scene.address()}:9")
+        with scene.intercepted():
+            scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")
+            assert f":{PORT} " in trace.until("steered to the relay")
+        said = trace.interrupt()
+    assert trace.process.returncode == 0, said
+    assert "open for: " in said
+    assert "dropped packets: " in said
+    assert "Traceback" not in said
+    scene.lab.wait(lambda: not tracing(scene.daemon(node)), "the end of the process")
+    scene.lab.wait(lambda: not programs() - before[0] and not maps() - before[1], "nothing left")
+
+
+def test_json_for_a_while(scene: Scene) -> None:
+    pod = scene.pods()[0]
+    lines = scene.tproxy(
+        "node", "trace", pod["node"], "--seconds", "2", "--events", "state", "--port", "9", "-o", "json"
+    ).stdout.splitlines()
+    assert json.loads(lines[-1])["summary"]["events"] == {"state": 0}, "probes come all the time, of other ports"
+    assert len(lines) == 1
+
+
+def test_what_cannot_be_traced(scene: Scene) -> None:
+    node = scene.pods()[0]["node"]
+    for arguments, message in (
+        ((node, "--pod", "scene/none"), f"no pod scene/none runs on node {node}"),
+        ((node, "--pod", "a/b/c"), "'a/b/c' is not NAMESPACE/NAME of a pod"),
+        ((node, "--events", "nonsense"), "there is no event 'nonsense' to trace"),
+        (("nowhere",), "nowhere"),
+    ):
+        done = scene.tproxy("node", "trace", *arguments, check=False)
+        assert done.returncode in (2, 3)
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+
+
+def test_no_more_than_two(scene: Scene) -> None:
+    node = scene.pods()[0]["node"]
+    with following(scene.lab, "trace", node) as one, following(scene.lab, "trace", node) as two:
+        one.until("LOCAL")
+        two.until("LOCAL")
+        done = scene.tproxy("node", "trace", node, check=False)
+        assert "too many traces run on this node" in done.stderr
+        os.kill(tracing(scene.daemon(node))[0], signal.SIGKILL)
+        scene.lab.wait(lambda: one.process.poll() or two.process.poll(), "one of them to say that it is over")
+    ended = one if one.process.returncode == 3 else two
+    assert ended.process.returncode == 3

@@ -1,0 +1,97 @@
+"""A trace for people: an event to a line, and at the end how much there was of what."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tproxy.text.printable import printable
+from tproxy.trace import histogram
+
+Json = Mapping[str, Any]
+
+COLUMNS = ("TIME", "EVENT", "POD", "LOCAL", "REMOTE", "WHAT")
+_WIDTHS = (15, 14, 28, 24, 24, 0)
+
+_REFUSED = "connection refused, for want of room in the accept queue"
+_STEERED = {
+    "steered": "steered to the relay",
+    "own": "the relay's own, let through to the app",
+    "lease_expired": "left to the app: the daemon did not renew its lease",
+    "no_listener": "left to the app: the relay's listener was missing",
+    "passed": "left to the app: a health check, and the app does not listen",
+    "app_left": "passed on to the app: its intercept was left",
+    "app_limit": "passed on to the app: the session's limit is reached",
+    "app_no_tunnel": "passed on to the app: the laptop has no tunnel",
+    "app_probe": "passed on to the app: a health check",
+}
+
+
+def line(cells: Sequence[object]) -> str:
+    """Cells in columns, which are as wide as most need them: what is to come is not known."""
+    texts = [printable(str(cell)) for cell in cells]
+    return "  ".join(text.ljust(width) for text, width in zip(texts, _WIDTHS, strict=True)).rstrip()
+
+
+def row(event: Json) -> tuple[str, ...]:
+    """An event's cells."""
+    moment = datetime.fromtimestamp(_number(event.get("time"))).astimezone()
+    return (
+        moment.strftime("%H:%M:%S.%f"),
+        str(event.get("event", "")),
+        f"{event.get('namespace', '')}/{event.get('pod', '')}",
+        str(event.get("local", "")) or "-",
+        str(event.get("remote", "")) or "-",
+        _what(event),
+    )
+
+
+def _what(event: Json) -> str:
+    match event.get("event"):
+        case "state":
+            times = [
+                f"{word} {histogram.duration(int(_number(event[name])))}"
+                for name, word in (("connectMicroseconds", "handshake"), ("openMicroseconds", "open for"))
+                if name in event
+            ]
+            return "  ".join([f"{event.get('from')} -> {event.get('to')}", *times])
+        case "drop":
+            return f"{event.get('protocol')} {event.get('direction')} {event.get('reason')}".rstrip()
+        case "overflow":
+            count = int(_number(event.get("refused")))
+            waiting = f", {event.get('waiting')} waiting of {event.get('room')}" if event.get("local") else ""
+            return f"{count}x {_REFUSED}{waiting}"
+        case "steer":
+            verdict = str(event.get("verdict"))
+            protocol = f"{event['protocol']} " if event.get("protocol") != "TCP" else ""
+            return f"{protocol}{event.get('count')}x {_STEERED.get(verdict, verdict)}"
+        case _:
+            return " ".join(str(event[name]) for name in ("state", "reason") if event.get(name)) or "-"
+
+
+def summary(found: Json) -> list[str]:
+    """What there was, in lines."""
+    events = _counts(found.get("events"))
+    lines = [
+        f"{_number(found.get('seconds')):.1f} s: "
+        + (", ".join(f"{count} {name}" for name, count in events.items() if count) or "nothing happened")
+    ]
+    for name, what in (("omitted", "more than --rate allows"), ("lost", "faster than they could be read")):
+        if count := int(_number(found.get(name))):
+            lines.append(f"{count} events are counted and not shown: they came {what}")
+    drops = sorted(_counts(found.get("drops")).items(), key=lambda item: -item[1])
+    if drops:
+        lines.append("dropped packets: " + ", ".join(f"{count} {name or 'without a reason'}" for name, count in drops))
+    for name, what in (("connectSlots", "handshakes of connections that pods opened"), ("openSlots", "open for")):
+        slots = [int(_number(count)) for count in found.get(name) or ()]
+        if any(slots):
+            half, most = (histogram.duration(histogram.quantile(slots, part)) for part in (0.5, 0.99))
+            lines += ["", f"{what}: {sum(slots)}, half within {half}, 99 % within {most}", *histogram.draw(slots)]
+    return [printable(text) for text in lines]
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {str(name): int(_number(count)) for name, count in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) else 0

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from tproxy.errors import ClusterError, TproxyError
 from tproxy.kube import channels
+from tproxy.kube.accepting import Accepting
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.errors import Call
 from tproxy.kube.port import PODS
@@ -48,7 +49,7 @@ class PortForward:
         self._port = port
         self._directory = os.fspath(directory)
         self._path = ""
-        self._server: asyncio.Server | None = None
+        self._accepting: Accepting | None = None
         self._tasks = Tasks("port-forward")
         self._ready: Upgraded | None = None
         self._links: set[_LaptopSide] = set()
@@ -66,8 +67,8 @@ class PortForward:
         try:
             sock.bind(self._path)
             os.chmod(self._path, 0o600)
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_unix_server(lambda: _LaptopSide(self), sock=sock)
+            sock.listen(CONNECTIONS)
+            self._accepting = Accepting(sock, lambda: _LaptopSide(self), str(self))
         except BaseException as error:
             sock.close()
             await self.close()
@@ -78,9 +79,9 @@ class PortForward:
 
     async def close(self) -> None:
         """Stop listening, cut what is open, remove the socket."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        accepting, self._accepting = self._accepting, None
+        if accepting is not None:
+            await accepting.close()
         await self._tasks.close()
         for link in list(self._links):
             link.abort()
@@ -100,7 +101,7 @@ class PortForward:
         return await self._cluster.transport.upgrade(path, call, {"ports": str(self._port)}, channels.SUBPROTOCOL)
 
     def _accepted(self, laptop: "_LaptopSide") -> None:
-        if self._server is None:  # accepted just before it was closed: nobody would end it any more
+        if self._accepting is None:  # accepted just before it was closed: nobody would end it any more
             laptop.abort()
             return
         if len(self._links) >= CONNECTIONS:

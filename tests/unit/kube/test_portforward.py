@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import hashlib
 import os
 import socket
 import ssl
 import stat
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -600,6 +602,35 @@ def test_a_server_that_never_answers_our_close(tmp_path: Path, run: Run, monkeyp
             writer.close()
 
     run(main())
+
+
+def test_who_connects_while_it_closes_is_let_go(tmp_path: Path, run: Run) -> None:
+    """Whatever has become of the connection by then: waiting, accepted, or about to get a transport."""
+
+    async def main() -> None:
+        for turns in range(12):
+            async with forwarding(tmp_path) as (_, forward, path):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(path)
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    await forward.close()
+                    client.settimeout(0)
+                    await until(lambda: ended(client))
+
+    def ended(client: socket.socket) -> bool:
+        try:
+            return client.recv(1) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run(main())
+        gc.collect()
+    assert [str(one.message) for one in said] == []
 
 
 def test_nobody_else_may_use_the_socket(tmp_path: Path, run: Run) -> None:

@@ -100,7 +100,9 @@ class Daemon:
         )
         self._asking = Asking(questions := Questions())
         self._door = Door(questions, options.socket)
-        here = Here(options, self._steering.name, self._sessions, self._reconciler, self._relay, self._lease)
+        here = Here(
+            options, self._steering.name, self._mirror, self._sessions, self._reconciler, self._relay, self._lease
+        )
         Status(here).join(questions)
         FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
         subjects = Subjects(lambda: self._mirror.pods, places, options.node)

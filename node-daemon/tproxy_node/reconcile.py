@@ -7,9 +7,10 @@ A step that fails becomes the pod's reason in the status and is repeated with ba
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tproxy.errors import TproxyError
 from tproxy.model.intercept import InterceptPort, NodeState, NodeStatus, PodStatus
@@ -49,11 +50,14 @@ class NotFoundHereError(Exception):
 
 
 @dataclass(slots=True)
-class _Steered:
+class Steered:
+    """A pod that is steered, since `since` (monotonic seconds)."""
+
     relay: PodRelay
     place: Place
     seen: Pod  # as it was when last looked for
     attachment: Attachment
+    since: float = field(default_factory=time.monotonic)
     broken: str = ""
     outdated: bool = False  # what is broken is the attachment alone: its connections go on
 
@@ -94,7 +98,7 @@ class Reconciler:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._changed = asyncio.Event()
-        self._steered: dict[str, _Steered] = {}
+        self._steered: dict[str, Steered] = {}
         self._failed: dict[str, _Failed] = {}
         self._tasks = Tasks("reconcile")
         self.rounds = 0
@@ -106,9 +110,18 @@ class Reconciler:
         return len(self._steered)
 
     @property
-    def relays(self) -> list[PodRelay]:
-        """Of the pods that are steered."""
-        return [steered.relay for steered in self._steered.values()]
+    def pods(self) -> Mapping[str, Steered]:
+        """The pods that are steered, by UID."""
+        return dict(self._steered)
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """Why pods that should be steered could not be at the last attempt, by UID."""
+        return {uid: failed.failure for uid, failed in self._failed.items()}
+
+    def wanted(self) -> Desired:
+        """What the objects ask for now."""
+        return self._desire()
 
     def poke(self) -> None:
         """Something has changed."""
@@ -253,7 +266,7 @@ class Reconciler:
         except BaseException:
             relay.abandon()
             raise
-        self._steered[op.pod.uid] = _Steered(relay, place, place.pod, attachment)
+        self._steered[op.pod.uid] = Steered(relay, place, place.pod, attachment)
         if not relay.shows_clients:
             log.warning(
                 "the app sees its own pod's address on what passes through here: %s",
@@ -270,7 +283,7 @@ class Reconciler:
             steered.relay.stop()
             self._tasks.start(self._finish(steered), f"detach {op.pod}")
 
-    async def _finish(self, steered: _Steered) -> None:
+    async def _finish(self, steered: Steered) -> None:
         await steered.relay.finish()
         steered.place.netns.close()
 

@@ -30,10 +30,19 @@ MAX_STREAMS = 8
 """Streams of one session on this node; a further one replaces the oldest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A stream that ended, when (monotonic seconds), and why."""
+
+    at: float
+    reason: str
+
+
 @dataclass(slots=True)
 class _Known:
     session: Session
     streams: list[Endpoint] = field(default_factory=list)
+    lost: "Lost | None" = None
 
 
 class Sessions:
@@ -118,6 +127,11 @@ class Sessions:
         known = self._by_uid.get(uid)
         return known.session if known is not None else None
 
+    def lost(self, uid: str) -> Lost | None:
+        """The Session's stream that ended last, if one has."""
+        known = self._by_uid.get(uid)
+        return known.lost if known is not None else None
+
     def by_session(self) -> list[tuple[Session, list[Endpoint]]]:
         """Every Session with its open streams."""
         return [(known.session, [s for s in known.streams if s.alive]) for known in self._by_uid.values()]
@@ -168,6 +182,7 @@ class Sessions:
         self._carried = (self._carried[0] + stats.bytes_in, self._carried[1] + stats.bytes_out)
         if stream in known.streams:
             known.streams.remove(stream)
+        known.lost = Lost(self._clock(), reason)
         log.info("stream closed", extra={"session": identity.name, "reason": reason})
         self._on_change()
 

@@ -31,6 +31,7 @@ _IP, _PORT, _PORT_TO, _TIMEOUT, _TRANSPORT, _DATA_FLAGS = 1, 4, 5, 6, 7, 8
 _CIDR = 3
 _HASH_SIZE = 18
 _NAME, _PACKETS = 18, 25
+_REFERENCES = 25  # of a set; the numbers of entries' attributes are others
 _WITH_COUNTERS = 1 << 3
 _NAMES_ONLY = 1 << 1
 _ENTRIES_AT_ONCE = 512
@@ -142,6 +143,23 @@ class IpSets:
                 values = _values(entry)
                 counts[values[_NAME].rstrip(b"\0").decode()] = int.from_bytes(values[_PACKETS], "big")
         return counts
+
+    def timeouts(self, name: str) -> dict[str, int]:
+        """The seconds that each member of a list has left."""
+        left = {}
+        for answer in self._netlink.dump(_SUBSYSTEM | _LIST, _GENERIC + _set(name)):
+            for _, entry in attributes(_values(answer[len(_GENERIC) :]).get(_ENTRIES, b"")):
+                values = _values(entry)
+                left[values[_NAME].rstrip(b"\0").decode()] = int.from_bytes(values.get(_TIMEOUT, b""), "big")
+        return left
+
+    def references(self, name: str) -> int:
+        """How many rules and lists refer to a set."""
+        for answer in self._netlink.dump(_SUBSYSTEM | _LIST, _GENERIC + _set(name)):
+            values = _values(answer[len(_GENERIC) :])
+            if _DATA in values:
+                return int.from_bytes(_values(values[_DATA]).get(_REFERENCES, b""), "big")
+        return 0
 
     def packets_to(self, name: str) -> Counter[int]:
         """How many packets the members of a source set have matched, by port."""

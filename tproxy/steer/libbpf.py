@@ -62,6 +62,8 @@ _FUNCTIONS: tuple[tuple[str, type | None, tuple[type, ...]], ...] = (
     ("bpf_link_detach", _INT, (_INT,)),
     ("bpf_prog_query", _INT, (_INT, _INT, _U32, _U32_OUT, _U32_OUT, _U32_OUT)),
     ("bpf_prog_get_fd_by_id", _INT, (_U32,)),
+    ("bpf_map_get_fd_by_id", _INT, (_U32,)),
+    ("bpf_map_get_next_key", _INT, (_INT, _TEXT, _POINTER)),
     ("bpf_link_get_fd_by_id", _INT, (_U32,)),
     ("bpf_link_get_next_id", _INT, (_U32, _U32_OUT)),
     ("bpf_obj_get_info_by_fd", _INT, (_INT, _POINTER, _U32_OUT)),

@@ -1,10 +1,12 @@
 """Handshakes in progress and listening sockets of a network namespace, as the kernel's socket diagnosis lists them."""
 
+import contextlib
 import ipaddress
 import socket
 import struct
 import sys
 from collections.abc import Container
+from dataclasses import dataclass
 
 from tproxy.netns.handle import Netns
 from tproxy.netns.netlink import Netlink
@@ -20,7 +22,9 @@ _REQUEST = struct.Struct("=BBBBI48x")
 _ID = slice(4, 44)
 _LOCAL_PORT = slice(4, 6)
 _LOCAL_ADDRESS = {socket.AF_INET: slice(8, 12), socket.AF_INET6: slice(8, 24)}
-_INODE = slice(68, 72)  # the last word of inet_diag_msg
+_COOKIE = slice(44, 52)
+# The last words of inet_diag_msg: what is queued and how much may be, the user, the inode.
+_QUEUE, _LIMIT, _INODE = slice(56, 60), slice(60, 64), slice(68, 72)
 
 Handshake = bytes
 """What tells one handshake from another: ports, addresses and interface."""
@@ -46,6 +50,48 @@ class HandshakeList:
     def close(self) -> None:
         """Release the netlink socket. Idempotent."""
         self._netlink.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A listening socket: `queue` connections wait to be accepted, of `limit` at most."""
+
+    host: str
+    port: int
+    queue: int
+    limit: int
+    inode: int
+    cookie: int
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether no further connection fits, so that the kernel drops what comes."""
+        return self.queue > self.limit
+
+
+def listening(netns: Netns) -> list[Listening]:
+    """All listening TCP sockets of a namespace. Raises OSError."""
+    with netns.entered():
+        netlink = Netlink(_NETLINK_SOCK_DIAG)
+    found = []
+    with contextlib.closing(netlink):
+        for family, address in _LOCAL_ADDRESS.items():
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN)
+            for answer in netlink.dump(_SOCK_DIAG_BY_FAMILY, request):
+                numbers = (int.from_bytes(answer[part], sys.byteorder) for part in (_QUEUE, _LIMIT, _INODE, _COOKIE))
+                host = str(ipaddress.ip_address(answer[address]))
+                found.append(Listening(host, int.from_bytes(answer[_LOCAL_PORT], "big"), *numbers))
+    return found
+
+
+def overflows(netns: Netns) -> int:
+    """How often a connection did not fit into an accept queue in this namespace, since it was made. Raises OSError."""
+    with netns.entered(), open("/proc/thread-self/net/netstat") as file:
+        lines = [line.split() for line in file]
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        if names[0] == "TcpExt:":
+            return int(dict(zip(names, values, strict=False)).get("ListenOverflows", 0))
+    return 0
 
 
 class ListenerList:

@@ -128,6 +128,11 @@ class Conn:
         return self._queued
 
     @property
+    def given(self) -> int:
+        """Bytes that the peer may still send."""
+        return self._window.held
+
+    @property
     def credit(self) -> int:
         """Bytes that the peer is ready to receive; what is queued has not been taken off."""
         return self._credit

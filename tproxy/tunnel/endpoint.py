@@ -62,6 +62,15 @@ class Stats:
     quiet: float  # time since the peer was last heard
 
 
+@dataclass(frozen=True, slots=True)
+class Credits:
+    """Bytes that the peer may send now, bytes that it is ready to receive, and connections that wait for it to be."""
+
+    given: int
+    held: int
+    waiting: int
+
+
 class Endpoint:
     """One side of a live tunnel.
 
@@ -110,6 +119,13 @@ class Endpoint:
         writing = 0.0 if self._write_began is None else now - self._write_began
         oldest = max(mux.outbox.oldest(now), writing)
         return Stats(mux.bytes_in, self._bytes_out, len(mux.conns), mux.rtt, oldest, mux.outbox.queued, mux.quiet)
+
+    @property
+    def credits(self) -> Credits:
+        """Of all connections together; takes a look at each."""
+        conns = self._mux.conns.values()
+        waiting = sum(1 for conn in conns if conn.queued and not conn.credit)
+        return Credits(sum(conn.given for conn in conns), sum(conn.credit for conn in conns), waiting)
 
     def open(self, request: OpenRequest, sink: ConnSink) -> Conn:
         """Open a connection towards the peer. If that is not possible, `sink` hears of the reset soon."""

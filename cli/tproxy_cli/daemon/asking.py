@@ -8,17 +8,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tproxy.errors import ClusterError, DeniedError, InvalidError, TproxyError
-from tproxy.kube.port import SESSIONS
+from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS
 from tproxy.model.flow import NOWHERE, FlowKind, OpenRequest, ResetReason
+from tproxy.model.intercept import Intercept
+from tproxy.model.pod import Pod
 from tproxy.model.session import SYSTEM_NAMESPACE
 from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy_cli.daemon.cluster import LaptopCluster
-from tproxy_cli.daemon.dial import no_daemon
+from tproxy_cli.daemon.dial import NODE_DAEMON_LABELS, no_daemon
+from tproxy_cli.daemon.objects import parse_intercepts
 from tproxy_cli.daemon.requests import Where
 from tproxy_cli.daemon.session import LaptopSession
 from tproxy_cli.daemon.to_node import endpoint_of, session_in
@@ -59,6 +63,33 @@ async def ask(cluster: LaptopCluster, namespace: str, request: AskRequest, undoi
             yield piece
     finally:
         await asyncio.shield(undoing.start(session.release(request), "release"))
+
+
+async def nodes(cluster: LaptopCluster) -> list[dict[str, Any]]:
+    """The node daemons, also those that don't run, by node. Raises TproxyError."""
+    listed = await cluster.api.list(PODS, SYSTEM_NAMESPACE, labels=NODE_DAEMON_LABELS)
+    try:
+        intercepts: list[Intercept] | None = parse_intercepts(await cluster.api.list(INTERCEPTS))
+    except DeniedError:
+        intercepts = None  # most developers may see those of some namespaces only
+    found = []
+    for each in listed:
+        pod = Pod.from_object(each)
+        statuses = (each.get("status") or {}).get("containerStatuses") or [{}]
+        started = (each.get("status") or {}).get("startTime")
+        age = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() if started else None
+        found.append(
+            {
+                "node": pod.node,
+                "pod": pod.name,
+                "ready": pod.ready,
+                "restarts": statuses[0].get("restartCount", 0),
+                "version": pod.labels.get("app.kubernetes.io/version"),
+                "intercepts": None if intercepts is None else sum(pod.node in one.nodes for one in intercepts),
+                "ageSeconds": age,
+            }
+        )
+    return sorted(found, key=lambda one: str(one["node"]))
 
 
 def _own(cluster: LaptopCluster, namespace: str, node: str) -> LaptopSession:

@@ -94,6 +94,11 @@ class Engine:
             async for piece in pieces:
                 yield piece
 
+    async def nodes(self, where: Where) -> Json:
+        """The node daemons."""
+        cluster, _ = await self._find(where)
+        return {"nodes": await asking.nodes(cluster)}
+
     async def leave(self, request: LeaveRequest, say: Progress) -> Json:
         """Delete intercepts of this user. Goes on to the end even if nobody waits for it any more."""
         cluster, namespace = await self._find(request.where)

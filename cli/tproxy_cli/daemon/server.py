@@ -146,6 +146,9 @@ class Server:
         async def disconnect(body: Json, say: Progress) -> Json:
             return await engine.host_wide.disconnect()
 
+        async def nodes(body: Json, say: Progress) -> Json:
+            return await engine.nodes(requests.Where.of(body))
+
         async def complete(body: Json, say: Progress) -> Json:
             return await engine.complete(requests.CompleteRequest.of(body))
 
@@ -177,6 +180,7 @@ class Server:
             "connect": connect,
             "connected": connected,
             "disconnect": disconnect,
+            "nodes": nodes,
             "complete": complete,
             "status": status,
             "quit": quit_,

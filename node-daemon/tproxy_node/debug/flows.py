@@ -99,7 +99,8 @@ class FlowsAnswer:
                 await reply.line({"staying": staying})
 
     def _staying(self, wanted: str) -> Iterator[Json]:
-        for relay in self._reconciler.relays:
+        for steered in self._reconciler.pods.values():
+            relay = steered.relay
             if relay.pool is not None and wanted in ("", str(relay.pod)):
                 for port, one in relay.pool.staying.items():
                     if one.count:

@@ -1,24 +1,35 @@
-"""`status`: what is steered on this node, by whom, and how it is.
+"""`status`: what is steered on this node, by whom, how it is, and what differs from what is asked for.
 
-One line for the node, one for each tunnel, one for each steered pod. Who may not know everything is told of what is
-their own.
+One line for the node, one for each tunnel, one for each pod that is steered or should be. Who may not know everything
+is told of what is their own.
 """
 
+import asyncio
 import os
 import platform
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from tproxy.model.intercept import Intercept, InterceptPort
+from tproxy.model.session import Session
+from tproxy.steer.port import SteeredPort
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy.version import VERSION
+from tproxy_node.debug import seen
 from tproxy_node.debug.questions import Asker, Question, Questions, Reply
+from tproxy_node.desired import Desired, PodRoutes, Route
 from tproxy_node.lease import Lease
+from tproxy_node.mirror import Mirror
 from tproxy_node.options import Options
-from tproxy_node.reconcile import Reconciler
+from tproxy_node.reconcile import Reconciler, Steered
 from tproxy_node.relay import Relay
 from tproxy_node.sessions import Sessions
+
+SO_COOKIE = 57
 
 Json = dict[str, Any]
 
@@ -29,6 +40,7 @@ class Here:
 
     options: Options
     backend: str
+    mirror: Mirror
     sessions: Sessions
     reconciler: Reconciler
     relay: Relay
@@ -53,6 +65,13 @@ class Status:
             await reply.line({"node": self._node()})
         for tunnel in self._tunnels(who):
             await reply.line({"tunnel": tunnel})
+        wanted = self._here.reconciler.wanted()
+        steered = self._here.reconciler.pods
+        for uid in sorted({*steered, *wanted.routes}, key=lambda uid: (uid not in steered, uid)):
+            pod = self._pod(uid, steered.get(uid), wanted, who)
+            if pod is not None:
+                await reply.line({"pod": pod})
+            await asyncio.sleep(0)
 
     def _node(self) -> Json:
         here = self._here
@@ -65,35 +84,163 @@ class Status:
             "backend": here.backend,
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "waitsFor": here.mirror.missing,
             "pods": here.reconciler.steered,
-            "connections": dict(relay.active),
+            "connections": {place: relay.active[place] for place in ("laptop", "app")},
             "full": relay.full,
-            "limits": {**asdict(relay.limits), **asdict(here.options.dial_limits)},
+            "limits": _limits(here.options),
             "leaseWorstDelaySeconds": round(here.lease.worst_delay, 3),
         }
 
     def _tunnels(self, who: Asker) -> Iterator[Json]:
         for session, streams in self._here.sessions.by_session():
             if who.everything or session.uid == who.session:
+                owner = {
+                    "session": f"{session.namespace}/{session.name}",
+                    "user": session.user,
+                    "host": session.host,
+                    "connectionsOfSession": self._here.relay.by_session[session.uid],
+                }
                 for stream in streams:
-                    yield {
-                        "session": f"{session.namespace}/{session.name}",
-                        "user": session.user,
-                        "host": session.host,
-                        **tunnel(stream),
-                    }
+                    yield owner | tunnel(stream)
+                lost = self._here.sessions.lost(session.uid)
+                if not streams and lost is not None:
+                    yield owner | {"lost": lost.reason, "lostSeconds": round(time.monotonic() - lost.at, 3)}
+
+    def _pod(self, uid: str, steered: Steered | None, wanted: Desired, who: Asker) -> Json | None:
+        here = self._here
+        asked = wanted.routes.get(uid, {})
+        now: PodRoutes = steered.routes if steered is not None else {}
+        ports = sorted({*asked, *now})
+        if not who.everything:
+            sessions = {port: _sessions(asked.get(port)) | _sessions(now.get(port)) for port in ports}
+            ports = [port for port in ports if who.session in sessions[port]]
+            if not ports:
+                return None
+        shown: Json = {"ports": [self._port(port, now.get(port), asked.get(port)) for port in ports]}
+        if steered is None:
+            failure = here.reconciler.failures.get(uid)
+            pod = next((pod for pod in here.mirror.pods if pod.uid == uid), None)
+            name = f"{pod.namespace}/{pod.name}" if pod is not None else uid
+            why = f"not steered: {failure.message}" if failure is not None else "not steered yet"
+            return shown | {"pod": name, "uid": uid, "steered": False, "differences": [why]}
+        shown |= {
+            "pod": str(steered.relay.pod),
+            "uid": uid,
+            "steered": True,
+            "since": _time(steered.since),
+            "showsClients": steered.relay.shows_clients,
+        }
+        try:
+            found = seen.look(steered.place.netns)
+        except OSError as error:
+            return shown | {"differences": [f"the pod's network cannot be looked at: {error.strerror or error}"]}
+        cookies = own_cookies(steered)
+        for port, described in zip(ports, shown["ports"], strict=True):
+            counters = found.counters(steered_port(port))
+            described["kernel"] = asdict(counters) if counters is not None else None
+            if port.protocol == "TCP":
+                described["app"] = [
+                    {"address": one.host, "queue": one.queue, "limit": one.limit}
+                    for one in found.apps(port.port, cookies)
+                ]
+        expected = {steered_port(port): str(route) for port, route in asked.items()}
+        differences = [*seen.differences(found, expected, cookies)]
+        if steered.broken:
+            differences.append(steered.broken)
+        return shown | {
+            "netns": found.netns,
+            "attachments": [
+                {
+                    "backend": one.backend,
+                    "name": one.name,
+                    "protocol": one.protocol,
+                    "attached": one.attached,
+                    "leaseSeconds": one.lease,
+                }
+                for one in found.held
+            ],
+            "listeners": [
+                {"address": f"{one.host}:{one.port}", "queue": one.queue, "limit": one.limit}
+                for one in found.ours(cookies)
+            ],
+            "acceptQueueOverflows": found.overflows,
+            "differences": differences,
+        }
+
+    def _port(self, port: InterceptPort, now: Route | None, asked: Route | None) -> Json:
+        route = now or asked
+        intercepts = route.intercepts if route is not None else frozenset()
+        return {
+            "port": port.port,
+            "protocol": port.protocol,
+            "owners": [self._owner(one) for one in self._here.mirror.intercepts if one.uid in intercepts],
+            "speaks": route.speaks if route is not None else "",
+        }
+
+    def _owner(self, intercept: Intercept) -> Json:
+        session = self._here.sessions.of(intercept.session_uid)
+        return {
+            "intercept": f"{intercept.namespace}/{intercept.name}",
+            **_who(session),
+            "since": intercept.created.isoformat(timespec="seconds") if intercept.created is not None else None,
+            "match": str(intercept.match) if intercept.match is not None else "",
+        }
 
 
-def tunnel(stream: Endpoint) -> Mapping[str, Any]:
+def _who(session: Session | None) -> Json:
+    return {"user": session.user, "host": session.host} if session is not None else {"user": "", "host": ""}
+
+
+def _sessions(route: Route | None) -> set[str]:
+    """UIDs of those whom a port is steered for."""
+    return set() if route is None else {route.session, *(choice.session for _, choice in route.personal)} - {""}
+
+
+def steered_port(port: InterceptPort) -> SteeredPort:
+    """The same for the kernel."""
+    return SteeredPort(port.port, port.protocol)
+
+
+def own_cookies(steered: Steered) -> frozenset[int]:
+    """Of the relay's listeners in a pod."""
+    found = set()
+    for listener in steered.attachment.listeners:
+        try:
+            found.add(int.from_bytes(listener.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little"))
+        except OSError:
+            continue  # it closes this very moment
+    return frozenset(found)
+
+
+def tunnel(stream: Endpoint) -> Json:
     """One stream's figures."""
-    stats = stream.stats
+    stats, credits = stream.stats, stream.credits
     return {
         "connections": stats.connections,
         "rttSeconds": round(stats.rtt, 6),
         "bytesReceived": stats.bytes_in,
         "bytesSent": stats.bytes_out,
         "bytesQueued": stats.queued,
+        "creditGiven": credits.given,
+        "creditHeld": credits.held,
+        "waitingForCredit": credits.waiting,
         "oldestSeconds": round(stats.oldest, 3),
         "quietSeconds": round(stats.quiet, 3),
         "software": stream.peer_software,
     }
+
+
+def _limits(options: Options) -> Mapping[str, int]:
+    limits, dials = options.limits, options.dial_limits
+    return {
+        "sessionConnections": limits.per_session,
+        "nodeConnections": limits.total,
+        "sessionDials": dials.per_session,
+        "nodeDials": dials.total,
+    }
+
+
+def _time(monotonic: float) -> str:
+    seconds = time.time() - (time.monotonic() - monotonic)
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

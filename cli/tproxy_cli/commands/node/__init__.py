@@ -5,8 +5,9 @@ import importlib
 import click
 
 COMMANDS = {
+    "ls": "List the nodes with a node daemon.",
+    "status": "Show what is steered on nodes, by whom, and how that is.",
     "flows": "Show connections to intercepted ports of a node, and what became of them.",
-    "status": "Show what is steered on a node, and how its tunnels are.",
     "trace": "Show what the kernel does with sockets and packets of pods, as it happens.",
 }
 """The commands and what they do in a line; each is imported when it is used."""

@@ -21,14 +21,14 @@ class Following:
         self.process = process
         self.lines: list[str] = []
 
-    def until(self, text: str) -> str:
-        """Read lines until one has this in it; fails where there are no more."""
+    def until(self, *texts: str) -> str:
+        """Read lines until one has all of these in it; fails where there are no more."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
-            if text in line:
+            if all(text in line for text in texts):
                 return line
-        raise AssertionError((text, self.lines, self.process.wait(10)))
+        raise AssertionError((texts, self.lines, self.process.wait(10)))
 
     def interrupt(self) -> str:
         """Ctrl-C; what it then says."""
@@ -67,12 +67,12 @@ def test_a_person_sees_what_happens_and_a_summary(scene: Scene) -> None:
         trace.until("LOCAL")
         assert len(tracing(scene.daemon(node))) == 1
         scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")
-        assert f"{scene.address()}:{PORT}" in trace.until("LAST_ACK -> CLOSE")
+        trace.until(f"{scene.address()}:{PORT} ", "LAST_ACK -> CLOSE")  # probes are of another port
         scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:9/", check=False)
-        assert "NO_SOCKET" in trace.until(f"{scene.address()}:9")
+        trace.until(f"{scene.address()}:9 ", "NO_SOCKET")
         with scene.intercepted():
             scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")
-            assert f":{PORT} " in trace.until("steered to the relay")
+            trace.until(f":{PORT} ", "steered to the relay")
         said = trace.interrupt()
     assert trace.process.returncode == 0, said
     assert "open for: " in said

@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,29 @@ spec:
 """
 
 
+NGINX = """
+daemon off; master_process off; user root; pid {directory}/nginx.pid; error_log stderr error;
+events {{ worker_connections 512; }}
+http {{
+  access_log off; keepalive_requests 1000000;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  server {{ listen [::]:{port} http2 ipv6only=off; location / {{ return 200 "nginx\n"; }} }}
+}}
+"""
+
+
 @contextlib.contextmanager
-def intercepted(lab: Any, namespace: str, name: str, script: list[str], port: int) -> Iterator[Laptop]:
-    """A Deployment of a server, and the same server on the laptop for requests with `x-user: ada`."""
+def intercepted(
+    lab: Any, namespace: str, name: str, script: list[str], port: int, command: Sequence[str] = ()
+) -> Iterator[Laptop]:
+    """A Deployment of a server, and the same server on the laptop for requests with `x-user: ada`.
+
+    `command`: the Deployment's is another one.
+    """
     person = Laptop(lab, namespace)
-    command = json.dumps(["python", str(HERE / script[0]), *script[1:], "--port", str(port)])
-    lab.apply(MANIFESTS.format(name=name, command=command, port=port), namespace)
+    words = command or ["python", str(HERE / script[0]), *script[1:], "--port", str(port)]
+    lab.apply(MANIFESTS.format(name=name, command=json.dumps(words), port=port), namespace)
 
     def serves() -> bool:
         probe = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
@@ -87,6 +105,28 @@ def test_curl_speaks_http2_by_prior_knowledge_and_by_upgrade(lab: Any, namespace
             options = ("--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{size_download}", "-H", header)
             assert curl(*options, path="/bytes/5000000").endswith("5000000")
         assert curl("--http2", path="/bytes/5000000").startswith("x" * 5_000_000)
+
+
+def test_h2load_of_two_at_a_time_with_nginx(lab: Any, namespace: str, tmp_path: Path) -> None:
+    """Each on connections of its own, with many streams; and on one connection that both share."""
+    config = tmp_path / "nginx.conf"
+    config.write_text(NGINX.format(directory=tmp_path, port=8080))
+    nginx = ("nginx", "-p", str(tmp_path), "-c", str(config))
+    with intercepted(lab, namespace, "pages", ["h2_app.py"], 8080, nginx) as person:
+        url = f"http://pages.{namespace}.svc.cluster.local/"
+        load = ("exec", "user", "--", "h2load", "-n2000", "-c4", "-m16", url)
+        running = [lab.start(*load, *header, stdout=subprocess.PIPE) for header in ((), ("-H", "x-user: ada"))]
+        for each in running:
+            said, _ = each.communicate(timeout=60)
+            assert "2000 succeeded, 0 failed, 0 errored, 0 timeout" in said
+            assert "2000 2xx, 0 3xx, 0 4xx, 0 5xx" in said
+        [shown] = person.json("status")["clusters"][0]["intercepts"]
+        assert (shown["requests"]["matched"], shown["requests"]["passed"]) == (2000, 2000)
+        mixed = [
+            word for number in range(8) for word in ("-H", f"x-user: {'ada' if number % 2 else 'eve'}", url, "--next")
+        ]
+        said = lab.exec("user", "curl", "-sS", "-m", "20", "--http2-prior-knowledge", *mixed[:-1]).stdout.splitlines()
+        assert [line.split()[0] for line in said] == ["nginx", "laptop"] * 4
 
 
 @pytest.mark.parametrize("user", ["", "ada"])

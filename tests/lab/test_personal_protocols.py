@@ -1,20 +1,26 @@
 """What else goes by a port with personal intercepts: WebSockets, event streams, and protocols that aren't HTTP."""
 
 import asyncio
+import contextlib
 import json
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.kernel.namespaces import Namespace
 from tests.lab.developers import Developer, developers
 from tests.lab.laptop import network
 from tests.lab.scene import PORT
-from tproxy.kube.port import NAMESPACES
+from tproxy.kube.port import DEPLOYMENTS, NAMESPACES
 
-REDIS, SMTP, SILENT = 6379, 2525, 7000
+REDIS, SMTP, SILENT, POSTGRES = 6379, 2525, 7000, 5432
 OTHERS = """
 apiVersion: apps/v1
 kind: Deployment
@@ -32,40 +38,68 @@ spec:
         ports: [{{containerPort: {redis}}}]
         readinessProbe: {{tcpSocket: {{port: {redis}}}, periodSeconds: 1}}
       - name: smtp
-        command: [python, -c, {smtp}]
-        ports: [{{containerPort: {port}}}, {{containerPort: {silent}}}]
+        command: [python, -m, aiosmtpd, -n, -l, "0.0.0.0:{smtp}", -c, aiosmtpd.handlers.Sink]
+        ports: [{{containerPort: {smtp}}}]
+        readinessProbe: {{tcpSocket: {{port: {smtp}}}, periodSeconds: 1}}
+      - name: postgres
+        command: {postgres}
+        ports: [{{containerPort: {port}}}]
         readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}
+      - name: echo
+        command: [python, -c, {echo}]
+        ports: [{{containerPort: {silent}}}]
+        readinessProbe: {{tcpSocket: {{port: {silent}}}, periodSeconds: 1}}
 """
-BANNER = f"""
+ECHO = f"""
 import socketserver
-class Mail(socketserver.StreamRequestHandler):
-    def handle(self):
-        self.wfile.write(b"220 mail ESMTP\\r\\n")
-        while line := self.rfile.readline():
-            self.wfile.write(b"250 " + line)
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
         while data := self.request.recv(65536):
             self.request.sendall(data)
         self.request.sendall(b"the end")
-import threading
 socketserver.ThreadingTCPServer.allow_reuse_address = True
-threading.Thread(target=socketserver.ThreadingTCPServer(("", {SILENT}), Echo).serve_forever).start()
-socketserver.ThreadingTCPServer(("", {SMTP}), Mail).serve_forever()
+socketserver.ThreadingTCPServer(("", {SILENT}), Echo).serve_forever()
 """
+MAIL = """
+import smtplib, sys, time
+began = time.monotonic()
+with smtplib.SMTP(sys.argv[1], int(sys.argv[2]), timeout=10) as server:
+    took = time.monotonic() - began
+    text = "Subject: GET / HTTP/1.1\\r\\n\\r\\n" + "x-user: ada\\r\\n" * 10_000
+    server.sendmail("ada@example.com", ["eve@example.com"], text)
+    print(took, server.noop()[0])
+"""
+
+
+@contextlib.contextmanager
+def database() -> Iterator[list[str]]:
+    """The command of a PostgreSQL server with a fresh database; it refuses to be root's."""
+    [*_, programs] = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    with tempfile.TemporaryDirectory(prefix="tproxy-postgres-") as name:
+        shutil.chown(name, "postgres", "postgres")
+        data = Path(name) / "data"
+        make = (programs / "initdb", "-D", data, "-U", "shop", "-A", "trust", "--no-sync", "--no-locale")
+        subprocess.run(make, user="postgres", group="postgres", extra_groups=[], check=True, capture_output=True)
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all all trust\n")
+        become = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+        yield [*become, f"{programs}/postgres", f"-D{data}", f"-p{POSTGRES}", "-h*", "-F", "-k", ""]
 
 
 @pytest.fixture(scope="module")
 def ada(lab: Any) -> Iterator[Developer]:
     """She intercepts requests on every port."""
     lab.client.create(NAMESPACES, {"metadata": {"name": "protocols"}})
-    lab.apply(OTHERS.format(redis=REDIS, smtp=json.dumps(BANNER), port=SMTP, silent=SILENT), "protocols")
-    with developers(lab, "protocols") as (one, _):
+    with database() as postgres, developers(lab, "protocols") as (one, _):
+        values = {"redis": REDIS, "smtp": SMTP, "silent": SILENT, "port": POSTGRES, "echo": json.dumps(ECHO)}
+        lab.apply(OTHERS.format(postgres=json.dumps(postgres), **values), "protocols")
         one.begin()
-        ports = [f"--port={one.port}:{port}" for port in (REDIS, SMTP, SILENT)]
+        ports = [f"--port={one.port}:{port}" for port in (REDIS, SMTP, SILENT, POSTGRES)]
         one.json("intercept", "others", *ports, "-n", "protocols", "--http-header", "x-user=ada")
         yield one
         one.end()
+        lab.client.delete(DEPLOYMENTS, "others", "protocols")
+        lab.wait(lambda: not lab.pods("protocols", "others-"), "the database's end")
 
 
 @pytest.fixture(scope="module")
@@ -84,32 +118,24 @@ async def connected(place: Namespace, host: str, port: int) -> tuple[asyncio.Str
     return await asyncio.open_connection(sock=await place.connect(host, port))
 
 
-async def websocket(place: Namespace, host: str, *headers: str) -> list[str]:
-    """What a WebSocket says: two text frames."""
-    async with asyncio.timeout(10):
-        reader, writer = await connected(place, host, PORT)
-        lines = [
-            *("GET /ws HTTP/1.1", f"Host: {host}", "Connection: Upgrade", "Upgrade: websocket"),
-            *("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13", *headers, "", ""),
-        ]
-        writer.write("\r\n".join(lines).encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 ")
-        writer.write(b"\x81\x85\0\0\0\0hello")
-        said = []
-        for _ in range(2):
-            _, size = await reader.readexactly(2)
-            said.append((await reader.readexactly(size)).decode())
-        writer.transport.abort()
-        return said
-
-
 def test_websockets(ada: Developer, outside: Namespace) -> None:
-    host = address(ada, "web-")
-    who, echoed = asyncio.run(websocket(outside, host))
+    async def scenario(**headers: str) -> tuple[str, bool]:
+        host = address(ada, "web-")
+        sock = await outside.connect(host, PORT)
+        big = "ä" * 100_000
+        async with connect(f"ws://{host}:{PORT}/ws", sock=sock, additional_headers=headers, open_timeout=10) as socket:
+            who = str(await socket.recv())
+            for said in ("hello", big, ""):
+                await socket.send(said)
+                if await socket.recv() != said:
+                    return who, False
+            await (await socket.ping())
+            return who, True
+
+    who, echoed = asyncio.run(scenario())
     assert who.startswith("web-")
-    assert echoed == "hello"
-    assert asyncio.run(websocket(outside, host, "X-User: ada")) == ["ada", "hello"]
+    assert echoed
+    assert asyncio.run(scenario(**{"X-User": "ada"})) == ("ada", True)
 
 
 def test_event_streams_arrive_as_they_are_sent(ada: Developer, outside: Namespace) -> None:
@@ -141,19 +167,30 @@ def test_redis(ada: Developer) -> None:
     assert "requests per second" in bench.stdout
 
 
-def test_a_server_that_speaks_first(ada: Developer, outside: Namespace) -> None:
-    async def scenario() -> float:
-        async with asyncio.timeout(10):
-            began = time.monotonic()
-            reader, writer = await connected(outside, address(ada, "others-"), SMTP)
-            assert await reader.readline() == b"220 mail ESMTP\r\n"
-            took = time.monotonic() - began
-            writer.write(b"EHLO shop\r\n")
-            assert await reader.readline() == b"250 EHLO shop\r\n"
-            writer.transport.abort()
-            return took
+def test_postgresql(ada: Developer) -> None:
+    def psql(*commands: str) -> list[str]:
+        wanted = [word for command in commands for word in ("-c", command)]
+        line = ("psql", "-h", address(ada, "others-"), "-U", "shop", "-d", "postgres", "-AtqX", *wanted)
+        return str(ada.lab.exec("user", *line).stdout).splitlines()
 
-    assert asyncio.run(scenario()) < 1
+    assert psql("select 'GET / HTTP/1.1', 'x-user: ada'") == ["GET / HTTP/1.1|x-user: ada"]
+    counted = psql(
+        "create table page (path text)",
+        "begin",
+        "copy page from program 'seq 100000'",
+        "insert into page select repeat('x', 1000000)",
+        "commit",
+        "select count(*), max(length(path)) from page",
+    )
+    assert counted == ["100001|1000000"]
+    assert len(psql("select path from page")[-1]) == 1_000_000
+
+
+def test_a_server_that_speaks_first(ada: Developer) -> None:
+    command = ("python", "-c", MAIL, address(ada, "others-"), str(SMTP))
+    took, status = ada.lab.exec("user", *command).stdout.split()
+    assert float(took) < 1
+    assert int(status) == 250
 
 
 def test_what_is_no_http_is_passed_on_at_once(ada: Developer, outside: Namespace) -> None:

@@ -37,8 +37,9 @@ FIGURES = {
     "requests, 64 connections": "1/s",
     "new connections, 16 at a time": "1/s",
     "download, one connection": "MB/s",
-    "p50 of a look-up": "µs",
-    "look-ups, 16 at a time": "1/s",
+    "p50 of a look-up, new name": "µs",
+    "look-ups, new names, 16 at a time": "1/s",
+    "look-ups, one name, 16 at a time": "1/s",
 }
 
 Round = dict[str, float]
@@ -63,9 +64,9 @@ def download(place: Sequence[str], url: str, seconds: float) -> float:
     return float(done.stdout) / MEGABYTE
 
 
-def lookups(place: Sequence[str], at_a_time: int, seconds: float) -> tuple[float, float]:
+def lookups(place: Sequence[str], at_a_time: int, seconds: float, *options: str) -> tuple[float, float]:
     """Look-ups per second and p50 in microseconds."""
-    command = [sys.executable, str(HERE / "lookups.py"), NAME]
+    command = [sys.executable, str(HERE / "lookups.py"), NAME, *options]
     rate, p50, lost = run(*place, *command, "--seconds", str(seconds), "--at-a-time", str(at_a_time)).split()
     if int(lost):
         print(f"{lost} look-ups were lost", file=sys.stderr)
@@ -78,9 +79,10 @@ def measure(place: Sequence[str], url: str, seconds: float) -> Round:
     many, _ = wrk(place, url, 64, seconds)
     fresh, _ = wrk(place, url, 16, seconds, "-H", "Connection: close")
     bulk = download(place, url, seconds)
-    _, asked = lookups(place, 1, seconds)
-    rate, _ = lookups(place, 16, seconds)
-    return dict(zip(FIGURES, (p50, single, many, fresh, bulk, asked, rate), strict=True))
+    _, asked = lookups(place, 1, seconds, "--new")
+    new, _ = lookups(place, 16, seconds, "--new")
+    again, _ = lookups(place, 16, seconds)
+    return dict(zip(FIGURES, (p50, single, many, fresh, bulk, asked, new, again), strict=True))
 
 
 class Lab:
@@ -160,11 +162,11 @@ def beside(lab: Lab, ways: Sequence[str], rounds: int, seconds: float) -> None:
 
 def table(found: dict[str, list[Round]], ways: Sequence[str], units: dict[str, str]) -> None:
     """Medians, and how each compares to the first way."""
-    print(f"{'':31}" + "".join(f"{way:>17}" for way in ways))
+    print(f"{'':35}" + "".join(f"{way:>17}" for way in ways))
     for name, unit in units.items():
         medians = [statistics.median(one[name] for one in found[way]) for way in ways]
         cells = [f"{figure:9,.0f} {figure / medians[0]:7.2f}" for figure in medians]
-        print(f"{name + ', ' + unit:31}" + "".join(cells))
+        print(f"{name + ', ' + unit:35}" + "".join(cells))
 
 
 def main() -> None:

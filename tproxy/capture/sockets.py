@@ -61,16 +61,18 @@ def fresh(family: int, kind: int) -> socket.socket:
     return made
 
 
-def answering(sock: socket.socket, own: Address, peer: Address) -> None:
+def answering(sock: socket.socket, own: Address, peer: Address | None) -> None:
     """Let a `fresh` UDP socket speak to `peer` from an address that is `own` only to us. Raises OSError.
 
-    From then on what the peer sends there arrives here and not at the listener. Works from outside of the namespace
-    too, for the user who owns it.
+    From then on what the peer sends there arrives here and not at the listener. Without a peer it speaks to whom it
+    likes, and what is caught still arrives at the listener. Works from outside of the namespace too, for the user who
+    owns it.
     """
     _set_transparent(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((own.host, own.port))
-    sock.connect((peer.host, peer.port))
+    if peer is not None:
+        sock.connect((peer.host, peer.port))
 
 
 def original_destination(ancillary: Sequence[tuple[int, int, bytes]]) -> Address | None:

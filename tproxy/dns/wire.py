@@ -5,6 +5,7 @@ functions take bytes of anybody's and raise `MalformedError` for what is no mess
 """
 
 import ipaddress
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ A, CNAME, PTR, AAAA, SRV, OPT = 1, 5, 12, 28, 33, 41
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
 
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, length
+_PLAIN = re.compile(rb"[!-\-/-\[\]-~]*").fullmatch
+"""A label that is its own text: printable ASCII without dots and backslashes."""
+
 _POINTER = 0xC0
 _MAX_POINTERS = 64
 
@@ -187,4 +191,6 @@ def _name(message: bytes, at: int) -> tuple[str, int]:
 
 
 def _text(label: bytes) -> str:
+    if _PLAIN(label):
+        return label.decode("ascii").lower()
     return "".join(chr(byte) if 33 <= byte < 127 and byte not in b".\\" else f"\\{byte:03d}" for byte in label).lower()

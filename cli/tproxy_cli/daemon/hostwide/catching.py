@@ -7,17 +7,16 @@ from collections.abc import Callable
 
 from tproxy.capture.layout import Mark
 from tproxy.capture.queue import Asked
-from tproxy.dns import wire
 from tproxy.model.flow import Address
 from tproxy.tasks import Tasks
 from tproxy_cli.connect.layout import DNS_PORT, Network
 from tproxy_cli.connect.resolved import SERVER
+from tproxy_cli.daemon.hostwide.answers import Answers
 from tproxy_cli.daemon.hostwide.link import HelperLink
 from tproxy_cli.daemon.hostwide.names import HostNames
 from tproxy_cli.daemon.outbound.port import Outbound
 from tproxy_cli.daemon.runs.connections import Connections, Flow, OnFailure
-from tproxy_cli.daemon.runs.datagrams import Datagrams, Far
-from tproxy_cli.daemon.runs.datagrams import Flow as DatagramFlow
+from tproxy_cli.daemon.runs.datagrams import Datagrams, Key
 from tproxy_cli.daemon.runs.places import Places
 
 DNS_SECONDS = 30.0
@@ -105,47 +104,19 @@ class HostDatagrams(Datagrams):
     def __init__(self, outbound: Outbound, names: Answering, link: HelperLink) -> None:
         super().__init__(Caught(outbound), link)
         self._names = names
-        self._asking = Tasks("dns")
+        self._answers = Answers(link)
 
-    async def far(self, flow: DatagramFlow, destination: Address) -> Far:
-        """The far side of a new flow. Raises OSError."""
-        if (names := self._names.at(destination)) is not None:
-            return _Answers(flow, names, self._asking)
-        if ipaddress.ip_address(destination.host).is_loopback:
-            raise OSError("sent to our own socket")
-        return await super().far(flow, destination)
+    def caught(self, key: Key, payload: bytes) -> None:
+        """A question, or another datagram."""
+        if (names := self._names.at(key[1])) is not None:
+            self._answers.ask(key, payload, names)
+        elif not ipaddress.ip_address(key[1].host).is_loopback:  # else it was sent to our own socket
+            super().caught(key, payload)
 
     async def close(self) -> None:
         """End all flows and close the sockets."""
-        await self._asking.close()
+        await self._answers.close()
         await super().close()
-
-
-class _Answers:
-    """The far side of datagrams to a resolver. A program asks from a new port each time, so its flow ends with it."""
-
-    def __init__(self, flow: DatagramFlow, names: HostNames, tasks: Tasks) -> None:
-        self._flow = flow
-        self._names = names
-        self._tasks = tasks
-        self._under_way = 0
-
-    def send(self, payload: bytes) -> bool:
-        """A question."""
-        if not wire.is_query(payload) or self._under_way >= 64:
-            return False
-        self._under_way += 1
-        self._tasks.start(self._answer(payload), "query")
-        return True
-
-    async def _answer(self, query: bytes) -> None:
-        answer = await self._names.server.answer(query, False)
-        self._under_way -= 1
-        if answer is not None:
-            self._flow.datagram(wire.for_udp(query, answer))
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def within(address: str, networks: tuple[Network, ...]) -> bool:

@@ -76,8 +76,8 @@ class Outbound(Protocol):
 
     async def query(self, message: bytes) -> bytes:
         """Ask the pod's resolvers: one DNS message (RFC 1035 section 4.1) without framing, and the answer, whole
-        however long it is, with the same ID. Raises `TimeoutError` if none of them answers, `TproxyError` if there is
-        no way."""
+        however long it is, with the same ID; perhaps one that is some seconds old. Raises `TimeoutError` if none of
+        them answers, `TproxyError` if there is no way."""
 
     async def close(self) -> None:
         """Close the flows, and the Session and tunnel if nobody else uses them. Idempotent."""

@@ -5,10 +5,12 @@ choose a pod ──▶ Session, tunnel to its node ──▶ its resolv.conf ─
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from tproxy.dns import wire
+from tproxy.dns.cache import Cache
 from tproxy.errors import ClusterError, TproxyError
 from tproxy.kube.port import PODS, Applied, Removed, Synced
 from tproxy.kube.workloads import resolve
@@ -88,12 +90,14 @@ class Way:
         self._session: LaptopSession | None = None
         self._endpoint: Endpoint | None = None
         self._questions: Questions | None = None
+        self._answers = Cache(time.monotonic)
         self._avoid = ""
         self._tasks = Tasks("outbound")
 
     async def begin(self) -> None:
         """Make the way for the first time, and keep it from then on. Raises TproxyError."""
         await self._make()
+        self._cluster.addresses.listeners.append(self._addresses_changed)
         self._tasks.start(self._keep(), "keep")
 
     def owns(self, address: str) -> bool:
@@ -113,22 +117,31 @@ class Way:
         return UdpFlow(self._up(), dial_request("udp", destination, source, self._pod), sink)
 
     async def query(self, message: bytes) -> bytes:
-        """Ask the pod's resolvers; what they say of names in the cluster is the cluster's."""
+        """Ask the pod's resolvers, unless that is known; what they say of names in the cluster is the cluster's."""
         if self._questions is None or self.trouble:
             raise ClusterError(f"the cluster's DNS cannot be asked: {self.trouble}")
+        if (kept := self._answers.get(message)) is not None:
+            return kept
         answer = await self._questions.ask(message)
         with suppress(wire.MalformedError):
             if f".{wire.question(message).name}".endswith(f".{self.resolv_conf.cluster_domain}"):
                 self._cluster.addresses.learn(address for address, _ in wire.addresses(answer))
+        self._answers.put(message, answer)
         return answer
 
     async def close(self) -> None:
         """Let go of the Session."""
+        if self._addresses_changed in self._cluster.addresses.listeners:
+            self._cluster.addresses.listeners.remove(self._addresses_changed)
         await self._tasks.close()
         self._down("closed")
         session, self._session = self._session, None
         if session is not None:
             await session.release(self)
+
+    def _addresses_changed(self, address: str, known: bool) -> None:
+        """A Service or a pod has come or gone: names may mean something else now."""
+        self._answers.clear()
 
     def _up(self) -> Endpoint:
         """The tunnel, or the one there was, on which everything ends with TUNNEL_LOST at once."""
@@ -138,6 +151,7 @@ class Way:
     def _down(self, why: str) -> None:
         self.trouble = why
         self.origin = self.node = ""
+        self._answers.clear()
         self._on_change()
 
     async def _keep(self) -> None:

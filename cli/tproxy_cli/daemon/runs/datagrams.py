@@ -93,9 +93,10 @@ class Datagrams:
                 return
             destination = sockets.original_destination(ancillary)
             if destination is not None:
-                self._caught((Address(peer[0], peer[1]), destination), payload)
+                self.caught((Address(peer[0], peer[1]), destination), payload)
 
-    def _caught(self, key: Key, payload: bytes) -> None:
+    def caught(self, key: Key, payload: bytes) -> None:
+        """A datagram that does not belong to a flow's own socket."""
         flow = self._flows.get(key)
         if flow is None:
             if len(self._flows) >= MOST_FLOWS:

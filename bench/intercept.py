@@ -1,9 +1,9 @@
-"""What an intercept costs: direct and intercepted side by side, in one run, in a lab of its own.
+"""What an intercept costs: with and without, side by side, in one run, in a lab of its own.
 
 The same server answers on both sides; the client is the outside user of the lab. The tunnel goes through the lab's API
-server by port-forward, as it does through any API server's. Beside them the same path through three HAProxies
-(`chain.py`), which says what the path alone costs. Each figure is the median of alternating rounds; quote the ratios.
-Run as root, with haproxy installed: `.venv/bin/python bench/intercept.py`.
+server by port-forward, as it does through any API server's, and by the direct transport past it. Beside them the same
+path through three HAProxies (`chain.py`), which says what the path alone costs. Each figure is the median of alternating
+rounds; quote the ratios. Run as root, with haproxy and wrk installed: `.venv/bin/python bench/intercept.py`.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def main() -> None:
         manifests = Path(directory) / "manifests.yaml"
         manifests.write_text((HERE / "manifests.yaml").read_text().replace("BENCH", str(HERE)))
         try:
-            run(TPROXY, "lab", "up", "--name", LAB)
+            run(TPROXY, "lab", "up", "--name", LAB, "--direct")
             run(TPROXY, "lab", "apply", "--name", LAB, "--wait", "-f", manifests)
             compare(options.rounds, options.seconds, size, Path(directory))
         finally:
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def compare(rounds: int, seconds: float, size: int, directory: Path) -> None:
-    """Alternate direct, intercepted and the chain of proxies."""
+    """Alternate: no intercept, one by port-forward, one by the direct transport, the chain of proxies."""
     state = status()
     pod = next(pod for pod in state["pods"] if pod["name"].startswith("fast-"))
     daemon = next(node["daemon"]["pid"] for node in state["nodes"] if node["name"] == pod["node"])
@@ -130,45 +130,46 @@ def compare(rounds: int, seconds: float, size: int, directory: Path) -> None:
     server = subprocess.Popen(
         [TPROXY, "lab", "exec", "--name", LAB, "laptop", "--", sys.executable, HERE / "server.py", "--port", str(PORT)]
     )
-    laptop = (str(TPROXY), "intercept", "fast", "--port", str(PORT))
-    direct: list[Figures] = []
-    through: list[Figures] = []
-    proxied: list[Figures] = []
+    intercept = (str(TPROXY), "intercept", "fast", "--port", str(PORT), "--transport")
+    plain: list[Figures] = []
+    others: dict[str, list[Figures]] = {"port-forward": [], "direct": [], "3 HAProxies": []}
+    live: dict[str, list[float]] = {"port-forward": [], "direct": []}
     enter = (TPROXY, "lab", "exec", "--name", LAB)
     pod_place = f"pod/{pod['namespace']}/{pod['name']}"
     chain_url = f"http://{pod['addresses'][0]}:{chain.PORT}"
-    cold = timed(lambda: inside("laptop", *laptop))
-    live = []
+    cold = timed(lambda: inside("laptop", *intercept, "port-forward"))
+    inside("laptop", str(TPROXY), "leave", "fast")
     try:
         for number in range(rounds):
-            through.append(measure(url, seconds, size))
-            inside("laptop", str(TPROXY), "leave", "fast")
-            direct.append(measure(url, seconds, size))
+            for transport, times in live.items():
+                times.append(timed(lambda: inside("laptop", *intercept, transport)))  # noqa: B023
+                others[transport].append(measure(url, seconds, size))
+                daemons = json.loads(inside("laptop", str(TPROXY), "status", "-o", "json"))
+                inside("laptop", str(TPROXY), "leave", "fast")
+            plain.append(measure(url, seconds, size))
             with chain.three_proxies(enter, pod_place, PORT, directory):
                 inside("user", "curl", "-s", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", chain_url)
-                proxied.append(measure(chain_url, seconds, size))
-            live.append(timed(lambda: inside("laptop", *laptop)))
-            print(f"round {number + 1}: {direct[-1]}, {through[-1]}, {proxied[-1]}", file=sys.stderr)
-        daemons = json.loads(inside("laptop", str(TPROXY), "status", "-o", "json"))
+                others["3 HAProxies"].append(measure(chain_url, seconds, size))
+            each = ", ".join(f"{name}: {figures[-1]}" for name, figures in others.items())
+            print(f"round {number + 1}: {plain[-1]}, {each}", file=sys.stderr)
         laptop_daemon = int(daemons["daemon"]["pid"])
 
         def median(figures: list[Figures], name: str) -> float:
             return statistics.median(getattr(one, name) for one in figures)
 
         def row(title: str, name: str, unit: str) -> None:
-            one, other, third = (median(figures, name) for figures in (direct, through, proxied))
-            print(
-                f"{title:27} {one:9,.0f} {other:12,.0f} {other / one:6.0%} {third:12,.0f} {third / one:6.0%}   {unit}"
-            )
+            one = median(plain, name)
+            cells = [f"{(other := median(figures, name)):13,.0f} {other / one:6.0%}" for figures in others.values()]
+            print(f"{title:27} {one:12,.0f} {' '.join(cells)}   {unit}")
 
-        print(f"{'':27} {'direct':>9} {'intercepted':>12} {'ratio':>6} {'3 HAProxies':>12} {'ratio':>6}")
+        print(f"{'':27} {'no intercept':>12} " + " ".join(f"{name:>13} {'ratio':>6}" for name in others))
         row("p50, one connection", "p50_us", "µs")
         row("requests, 64 connections", "requests", "1/s")
         row("download, one connection", "bulk", "MB/s")
-        print(f"added p50: {median(through, 'p50_us') - median(direct, 'p50_us'):.0f} µs")
-        print(
-            f"typed to live: {statistics.median(live):.2f} s warm (median of {rounds}), {cold:.2f} s with daemon start"
-        )
+        for name, times in live.items():
+            added = median(others[name], "p50_us") - median(plain, "p50_us")
+            print(f"{name}: added p50 {added:.0f} µs, typed to live {statistics.median(times):.2f} s")
+        print(f"typed to live with daemon start: {cold:.2f} s")
         print(f"node daemon: {idle:.0f} MiB idle, {rss_mib(daemon):.0f} MiB after the load")
         print(f"laptop daemon: {rss_mib(laptop_daemon):.0f} MiB after the load")
     finally:

@@ -2,8 +2,9 @@
 
 The same server answers on both sides; the client is the outside user of the lab. The tunnel goes through the lab's API
 server by port-forward, as it does through any API server's, and by the direct transport past it. Beside them the same
-path through three HAProxies (`chain.py`), which says what the path alone costs. Each figure is the median of alternating
-rounds; quote the ratios. Run as root, with haproxy and wrk installed: `.venv/bin/python bench/intercept.py`.
+path through three HAProxies (`chain.py`), which says what the path alone costs. Each figure is the median of
+alternating rounds; quote the ratios. Run as root, with haproxy and wrk installed:
+`.venv/bin/python bench/intercept.py`.
 """
 
 import argparse

@@ -192,3 +192,21 @@ def test_without_root_a_sentence_and_the_command(lab: Any, verb: str, args: list
     assert f"`tproxy lab {verb}` needs root" in done.stderr
     assert "sudo" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_api_server_can_be_away(own_lab: Any) -> None:
+    """Commands, names and pods don't need it; what it knew it knows again."""
+    one = own_lab("--nodes", "1", "--without-daemons")
+    one.apply(one.server("web"))
+    assert one.run("api-server", "stop").stdout == "api-server stopped\n"
+    assert "its API server is stopped" in one.run("status").stdout
+    refused = one.exec("laptop", "kubectl", "get", "pods", check=False)
+    assert "refused" in refused.stderr
+    answered = one.exec("user", "curl", "-s", "--max-time", "5", "http://web.default.svc.cluster.local/")
+    assert answered.stdout.startswith("web-")
+    one.apply(one.server("other"))
+    assert one.run("api-server", "stop").stdout == "api-server stopped\n"
+    assert one.run("api-server", "start").stdout == "api-server started\n"
+    assert one.run("api-server", "start").stdout == "api-server started\n"
+    listed = one.exec("laptop", "kubectl", "get", "deployments", "-o", "name").stdout.split()
+    assert listed == ["deployment.apps/other", "deployment.apps/web"]

@@ -15,6 +15,7 @@ from tproxy.kube.errors import NotFoundError
 from tproxy.kube.port import Object, Resource
 from tproxy.lab.layout import Layout
 
+PATH = "/lab/api-server/{action}"
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 64 * 1024
 
@@ -66,6 +67,10 @@ class Client:
     def delete(self, resource: Resource, name: str, namespace: str = "") -> Object:
         """Delete one object."""
         return self._call("DELETE", path(resource, namespace, name))
+
+    def tell_api_server(self, action: str) -> None:
+        """`start`, `stop`, or `forget` the history of changes; commands on the host reach it all the same."""
+        self._call("POST", PATH.format(action=action))
 
     def logs(self, namespace: str, pod: str, query: Mapping[str, str]) -> Iterator[bytes]:
         """A container's log as it comes; `query` as in the Kubernetes API."""

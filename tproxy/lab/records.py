@@ -34,6 +34,11 @@ class Records:
         self._base.update(facts)
         self._write()
 
+    def set_api_server(self, serves: bool) -> None:
+        """Whether places reach it."""
+        self._base["apiServer"] = {**self._base["apiServer"], "state": "up" if serves else "stopped"}
+        self._write()
+
     def set_pod(self, uid: str, record: Record | None) -> None:
         """Replace what is said of a pod; None removes it."""
         if record is None:

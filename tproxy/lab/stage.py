@@ -22,6 +22,7 @@ from tproxy.lab.api.resources import builtin_kinds, custom_kinds
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers import loop as controllers
 from tproxy.lab.dns import DnsServer, Zone
+from tproxy.lab.front import ApiServer
 from tproxy.lab.kubelet import Kubelet, PodAccess
 from tproxy.lab.layout import DEVELOPERS, Layout
 from tproxy.lab.pod import NodeContext
@@ -156,23 +157,24 @@ class Stage:
             token = secrets.token_hex(32)
             tokens[token] = user
             write_kubeconfig(path, user.name, token)
-        runner = web.AppRunner(
-            make_app(
-                self._store,
-                tokens,
-                pods.dial,
-                pods.read_logs,
-                # kubectl sends no token over plain HTTP: the laptop is known by its address.
-                peers=dict.fromkeys(plan.LAPTOP, admin(LAPTOP_USER)),
-            ),
-            access_log=None,
-            handle_signals=False,
-        )
+
+        def application(*routes: web.RouteDef) -> web.Application:
+            # kubectl sends no token over plain HTTP: the laptop is known by its address.
+            peers = dict.fromkeys(plan.LAPTOP, admin(LAPTOP_USER))
+            return make_app(self._store, tokens, pods.dial, pods.read_logs, peers, routes)
+
+        def bind() -> list[socket.socket]:
+            families = zip((socket.AF_INET, socket.AF_INET6), plan.ROUTER, strict=True)
+            return [
+                self._bound("router", family, socket.SOCK_STREAM, address, plan.API_PORT)
+                for family, address in families
+            ]
+
+        server = ApiServer(self._store, application, bind, self._records.set_api_server)
+        await server.start()
+        runner = web.AppRunner(application(server.route), access_log=None, handle_signals=False)
         await runner.setup()
-        self._kept.append(runner)
-        for family, address in zip((socket.AF_INET, socket.AF_INET6), plan.ROUTER, strict=True):
-            listener = self._bound("router", family, socket.SOCK_STREAM, address, plan.API_PORT)
-            await web.SockSite(runner, listener).start()
+        self._kept += [server, runner]
         # umask: the file is root's alone from its first moment.
         before = os.umask(0o177)
         try:

@@ -17,6 +17,7 @@ from tproxy_cli.ui.output import render
 Json = dict[str, Any]
 
 NOT_UP = 3
+_DONE = {"start": "started", "stop": "stopped", "forget": "has forgotten what was before"}
 
 
 @click.group()
@@ -118,7 +119,8 @@ def status(console: Console, layout: Layout, output: str) -> None:
 
 
 def _tables(facts: Json) -> str:
-    parts = [f"lab/{facts['name']} is {facts['state']}"]
+    stopped = facts.get("apiServer", {}).get("state") == "stopped"
+    parts = [f"lab/{facts['name']} is {facts['state']}" + (", its API server is stopped" if stopped else "")]
     if "nodes" not in facts:
         return parts[0]
     places = [(name, ",".join(facts[name]["addresses"]), facts[name]["netns"]) for name in ("laptop", "user")]
@@ -276,6 +278,24 @@ def logs(
         sys.stdout.buffer.flush()
 
 
+@command(name="api-server")
+@click.argument("action", type=click.Choice(("start", "stop", "forget")))
+@_name_option
+def api_server(console: Console, layout: Layout, action: str) -> None:
+    """Stop the API server as if it were killed, start it, or have it forget.
+
+    Pods, names and Services go on without it, and so do `lab` commands. What it knew it knows again; after `forget`
+    watches that go on from earlier hear that their resource version is too old, as after a compaction of etcd.
+    """
+    from tproxy.lab import machine
+    from tproxy.lab.client import Client
+
+    machine.require_root("api-server")
+    _running(layout)
+    Client(layout).tell_api_server(action)
+    console.out(f"api-server {_DONE[action]}")
+
+
 @command()
 @_name_option
 def kubeconfig(console: Console, layout: Layout) -> None:
@@ -302,6 +322,6 @@ def _not_up(layout: Layout) -> TproxyError:
     return ClusterError(f"the lab {layout.name!r} is not up", f"`tproxy lab up{layout.option}`")
 
 
-for _command in (up, down, status, apply, delete, logs, kubeconfig):
+for _command in (up, down, status, apply, delete, logs, api_server, kubeconfig):
     lab.add_command(_command)
 lab.add_command(exec_, "exec")

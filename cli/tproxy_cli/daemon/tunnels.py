@@ -23,7 +23,9 @@ from tproxy.tunnel.endpoint import Endpoint
 log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 0.1
-LONGEST_DELAY_SECONDS = 5.0
+LONGEST_DELAY_SECONDS = 3.0
+"""Steering is to be back within 5 s of the API server."""
+
 STABLE_SECONDS = 5.0
 """A tunnel that lived this long was a good one: the back-off begins anew."""
 

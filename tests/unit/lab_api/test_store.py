@@ -232,3 +232,15 @@ def test_events_in_a_watch_are_copies(store: Store) -> None:
         assert store.get(CONFIGMAPS, "c")["data"] == {"a": "b"}
 
     asyncio.run(scenario())
+
+
+def test_what_is_forgotten_cannot_be_followed(store: Store) -> None:
+    """As after a compaction of etcd: from then on only, and what exists is what it was."""
+    store.create(CONFIGMAPS, config_map())
+    before = store.version
+    assert store.changes(CONFIGMAPS, before - 1)
+    store.forget()
+    with pytest.raises(ExpiredError):
+        store.changes(CONFIGMAPS, before)
+    assert store.changes(CONFIGMAPS, store.version) == []
+    assert [one["metadata"]["name"] for one in store.list(CONFIGMAPS)] == ["c"]

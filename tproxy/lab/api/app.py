@@ -4,7 +4,7 @@ request ─► user (token) ─► RequestInfo ─► may the user? ─► store
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,13 +34,16 @@ def make_app(
     dial_pod: portforward.Dial,
     read_logs: ReadLogs,
     peers: Mapping[str, User] | None = None,
+    routes: Sequence[web.RouteDef] = (),
 ) -> web.Application:
     """The server as an application to be run on any site; it ends its streams itself on shutdown.
 
-    `tokens` are bearer tokens; `peers` are addresses whose requests need none, as kubectl sends none over plain HTTP.
+    `tokens` are bearer tokens; `peers` are addresses whose requests need none, as kubectl sends none over plain HTTP;
+    `routes` go before the server's own.
     """
     server = _Server(store, tokens, peers or {}, dial_pod, read_logs)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.router.add_routes(routes)
     app.router.add_route("*", "/{path:.*}", server.answer)
     app.on_shutdown.append(server.end_streams)
     return app

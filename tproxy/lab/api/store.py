@@ -255,6 +255,13 @@ class Store:
             found.append(change)
         return found[::-1]
 
+    def forget(self) -> None:
+        """Keep no history: whoever wants changes since an earlier version hears that it is too old."""
+        self.version += 1
+        for table in self._tables.values():
+            table.log.clear()
+            table.floor = self.version
+
     async def wait(self, resources: Iterable[Resource], after: int) -> None:
         """Return once any of `resources` has a change later than resource version `after`."""
         tables = [self._table(resource) for resource in resources]

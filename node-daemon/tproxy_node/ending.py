@@ -1,7 +1,8 @@
 """Gets out of the way of a client that stayed connected through us after its intercept was left.
 
-Its requests go to the app already. When the last one has been answered and no other follows for a moment, the
-connection ends in order, as servers end those that have been kept for long enough; the client's next one is the app's.
+Its requests go to the app already. The next answer says that the connection ends with it, and so it does: a client that
+heard it sends nothing more there, and its next connection is the app's own. Where an answer cannot say so, the
+connection ends when no other request follows for a moment, as servers end those that have been kept for long enough.
 """
 
 import asyncio
@@ -36,13 +37,15 @@ class _Ending:
         self._loop = asyncio.get_running_loop()
         self._splice = splice
         self._taker = taker
-        self._exchanges = Exchanges()
+        self._exchanges = Exchanges(ending=True)
         self._eager_at = self._loop.time() + EAGER_AFTER_SECONDS
         self._timer: asyncio.TimerHandle | None = None
         splice.client.listener = self._requested
-        splice.app.listener = self._answered
+        splice.app.filter = self._answered
 
     def _requested(self, data: bytes) -> bool:
+        if self._exchanges.last:
+            return True  # it has been told that nobody would answer, or is about to hear it, and asks elsewhere
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -56,14 +59,16 @@ class _Ending:
         self._after()
         return False
 
-    def _answered(self, data: bytes) -> bool:
-        self._exchanges.answered(data)
+    def _answered(self, data: bytes) -> bytes:
+        data = self._exchanges.answered(data)
         self._after()
-        return False
+        return data
 
     def _after(self) -> None:
         if self._exchanges.lost:
-            self._splice.client.listener = self._splice.app.listener = None
+            self._splice.client.listener = None
+            if self._splice.app.filter == self._answered:
+                self._splice.app.filter = None
         elif self._exchanges.between and self._timer is None:
-            pause = PAUSE_SECONDS if self._loop.time() < self._eager_at else 0
-            self._timer = self._loop.call_later(pause, self._splice.finish)
+            at_once = self._exchanges.last or self._loop.time() >= self._eager_at
+            self._timer = self._loop.call_later(0 if at_once else PAUSE_SECONDS, self._splice.finish)

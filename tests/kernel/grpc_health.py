@@ -1,10 +1,11 @@
 """A gRPC server with health checks, and a client of it, both of gRPC's own making.
 
 serve NAME PORT          says `ready` when it listens; whom it is, it says in the answer's metadata
-ask ADDRESS AGENT        prints who answered, or the error's code
+ask ADDRESS AGENT        prints who answered, or the error's code, and how long that took in seconds
 """
 
 import sys
+import time
 from concurrent import futures
 
 import grpc
@@ -29,7 +30,7 @@ class Health(grpc.GenericRpcHandler):
 
 def serve(name: str, port: str) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[Health(name)])
-    server.add_insecure_port(f"0.0.0.0:{port}")
+    server.add_insecure_port(f"[::]:{port}")
     server.start()
     print("ready", flush=True)
     server.wait_for_termination()
@@ -38,12 +39,14 @@ def serve(name: str, port: str) -> None:
 def ask(address: str, agent: str) -> None:
     options = [("grpc.primary_user_agent", agent), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(address, options) as channel:
+        began = time.monotonic()
         try:
             answer, call = channel.unary_unary(CHECK).with_call(b"", timeout=5)
         except grpc.RpcError as error:
-            print(error.code().name)
-            return
-        print(dict(call.initial_metadata())["who"] if answer == SERVING else answer)
+            who = error.code().name
+        else:
+            who = dict(call.initial_metadata())["who"] if answer == SERVING else repr(answer)
+        print(who, time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Health checks of an intercepted port go to the app, everything else to the laptop without delay."""
+"""Health checks of an intercepted port go to the app, everything else to the laptop without delay. Both backends."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from tproxy_node.desired import Route
 from tproxy_node.relay import LOOK_SECONDS
 
 from tests.kernel.answering import PORT
-from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, PodNetwork, until
+from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, POD_IP4, POD_IP6, PodNetwork, family_of, until
 from tests.kernel.test_node_relay import ROUTE, Play, Scene, app, play
 from tests.unit.http.test_probe import PROBE, hello
 from tproxy.model.flow import ResetReason
@@ -22,9 +22,9 @@ __all__ = ["play"]
 REQUEST = PROBE.replace(b"kube-probe/1.34", b"curl/8")
 
 
-@pytest.fixture
-def backend() -> str:
-    return "sk_lookup"
+@pytest.fixture(params=[POD_IP4, POD_IP6])
+def host(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class Silent:
@@ -61,17 +61,17 @@ class Silent:
 
 
 @asynccontextmanager
-async def client(network: PodNetwork) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(sock=await network.outside.connect(POD_IP4, PORT))
+async def client(network: PodNetwork, host: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(sock=await network.outside.connect(host, PORT))
     try:
         yield reader, writer
     finally:
         writer.close()
 
 
-async def served(scene: Scene, *parts: bytes, pause: float = 0.0) -> str:
+async def served(scene: Scene, host: str, *parts: bytes, pause: float = 0.0) -> str:
     """Who answers these bytes."""
-    async with client(scene.network) as (reader, writer):
+    async with client(scene.network, host) as (reader, writer):
         for part in parts:
             writer.write(part)
             await writer.drain()
@@ -82,15 +82,15 @@ async def served(scene: Scene, *parts: bytes, pause: float = 0.0) -> str:
 
 def watching(scene: Scene, from_node: bool = True) -> None:
     """As in a pod whose gateway, or node, is where clients come from."""
-    scene.relay.probing.addresses = frozenset([OUTSIDE_IP4] if from_node else [])
+    scene.relay.probing.addresses = frozenset([OUTSIDE_IP4, OUTSIDE_IP6] if from_node else [])
     scene.pod.watch_probes(scene.network.pod.netns)
 
 
-def test_a_probe_is_answered_by_the_app(play: Play) -> None:
+def test_a_probe_is_answered_by_the_app(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Silent(scene)
         async with app(scene.network):
-            async with client(scene.network) as (reader, writer):
+            async with client(scene.network, host) as (reader, writer):
                 writer.write(PROBE)
                 assert (await reader.readline()).startswith(b"app ")
                 assert await reader.readexactly(len(PROBE)) == PROBE, "the app gets what had been read already"
@@ -116,12 +116,12 @@ def test_a_probe_is_answered_by_the_app(play: Play) -> None:
         (b"\x00anything", True, "laptop"),
     ],
 )
-def test_first_bytes_decide(play: Play, first: bytes, from_node: bool, who: str) -> None:
+def test_first_bytes_decide(play: Play, host: str, first: bytes, from_node: bool, who: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Silent(scene)
         async with app(scene.network):
             watching(scene, from_node)
-            assert await served(scene, first) == who
+            assert await served(scene, host, first) == who
             assert laptop.heard == ([first] if who == "laptop" else [])
             await scene.relay.idle()
         assert scene.relay.opened == {"laptop": 1} if who == "laptop" else {"app_probe": 1}
@@ -130,37 +130,37 @@ def test_first_bytes_decide(play: Play, first: bytes, from_node: bool, who: str)
 
 
 @pytest.mark.parametrize(("name", "who"), [(None, "app"), ("web.example", "laptop")])
-def test_a_hello_in_two_segments(play: Play, name: str | None, who: str) -> None:
+def test_a_hello_in_two_segments(play: Play, host: str, name: str | None, who: str) -> None:
     """Key shares of these days make it larger than a segment."""
 
     async def scenario(scene: Scene) -> None:
         laptop, first = Silent(scene), hello(name)
         async with app(scene.network):
             watching(scene)
-            assert await served(scene, first[:50], first[50:], pause=0.05) == who
+            assert await served(scene, host, first[:50], first[50:], pause=0.05) == who
             assert b"".join(laptop.heard) == (first if who == "laptop" else b"")
 
     play(scenario)
 
 
-def test_probes_to_the_laptop_if_so_chosen(play: Play) -> None:
+def test_probes_to_the_laptop_if_so_chosen(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Silent(scene)
         scene.pod.set_routes({PORT: Route(ROUTE.intercept, ROUTE.session, ROUTE.name, "laptop")})
         watching(scene)  # and without an app
-        assert await served(scene, PROBE) == "laptop"
+        assert await served(scene, host, PROBE) == "laptop"
         assert laptop.heard == [PROBE]
 
     play(scenario)
 
 
-def test_who_waits_for_a_greeting_gets_it_at_once(play: Play) -> None:
+def test_who_waits_for_a_greeting_gets_it_at_once(play: Play, host: str) -> None:
     """From a node's address too; and what follows is not looked at."""
 
     async def scenario(scene: Scene) -> None:
         async with app(scene.network):
             watching(scene)
-            async with client(scene.network) as (reader, writer):
+            async with client(scene.network, host) as (reader, writer):
                 began = time.monotonic()
                 assert (await reader.readline()).startswith(b"laptop ")
                 assert time.monotonic() - began < 0.2
@@ -171,12 +171,12 @@ def test_who_waits_for_a_greeting_gets_it_at_once(play: Play) -> None:
     play(scenario)
 
 
-def test_only_first_bytes_are_looked_at(play: Play) -> None:
+def test_only_first_bytes_are_looked_at(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Silent(scene)
         async with app(scene.network):
             watching(scene)
-            async with client(scene.network) as (reader, writer):
+            async with client(scene.network, host) as (reader, writer):
                 for part in (REQUEST, PROBE, PROBE):
                     writer.write(part)
                     assert await reader.readline() == b"laptop\n"
@@ -192,12 +192,12 @@ def refuse(scene: Scene) -> None:
     scene.laptop.on_open = on_open
 
 
-def test_a_probe_that_comes_after_the_laptops_refusal(play: Play) -> None:
+def test_a_probe_that_comes_after_the_laptops_refusal(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
         refuse(scene)
         stream = scene.stream
         assert stream is not None
-        async with app(scene.network), client(scene.network) as (reader, writer):
+        async with app(scene.network), client(scene.network, host) as (reader, writer):
             await until(lambda: bool(scene.relay.by_session) and not stream.stats.connections)
             writer.write(PROBE)
             assert (await reader.readline()).startswith(b"app ")
@@ -206,10 +206,10 @@ def test_a_probe_that_comes_after_the_laptops_refusal(play: Play) -> None:
 
 
 @pytest.mark.parametrize("first", [REQUEST, b""])
-def test_a_refusal_reaches_everybody_else(play: Play, first: bytes) -> None:
+def test_a_refusal_reaches_everybody_else(play: Play, host: str, first: bytes) -> None:
     async def scenario(scene: Scene) -> None:
         refuse(scene)
-        async with app(scene.network), client(scene.network) as (reader, writer):
+        async with app(scene.network), client(scene.network, host) as (reader, writer):
             if first:
                 writer.write(first)
             with pytest.raises(ConnectionResetError):
@@ -222,14 +222,14 @@ def test_a_refusal_reaches_everybody_else(play: Play, first: bytes) -> None:
 
 
 @pytest.mark.parametrize("end", [socket.SHUT_WR, socket.SHUT_RDWR])
-def test_handshakes_alone_end_in_order(play: Play, end: int) -> None:
+def test_handshakes_alone_end_in_order(play: Play, host: str, end: int) -> None:
     """As a check by TCP makes them."""
 
     async def scenario(scene: Scene) -> None:
         Silent(scene)
         async with app(scene.network):
             watching(scene)
-            sock = await scene.network.outside.connect(POD_IP4, PORT)
+            sock = await scene.network.outside.connect(host, PORT)
             sock.shutdown(end)
             sock.close()
             await scene.relay.idle()
@@ -238,26 +238,26 @@ def test_handshakes_alone_end_in_order(play: Play, end: int) -> None:
     play(scenario)
 
 
-def test_without_the_app_a_nodes_checks_are_refused(play: Play) -> None:
+def test_without_the_app_a_nodes_checks_are_refused(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Silent(scene)
         watching(scene)
         looking = scene.relay.tasks.start(scene.relay.look_for_apps(), "apps")
         with pytest.raises(ConnectionRefusedError):
-            await scene.network.outside.connect(POD_IP4, PORT)
+            await scene.network.outside.connect(host, PORT)
         async with app(scene.network):
-            await until(_accepted(scene), 2 * LOOK_SECONDS)
+            await until(_accepted(scene, host), 2 * LOOK_SECONDS)
         looking.cancel()
         assert laptop.heard == []
 
     play(scenario)
 
 
-def _accepted(scene: Scene) -> Callable[[], bool]:
+def _accepted(scene: Scene, host: str) -> Callable[[], bool]:
     def accepted() -> bool:
-        with scene.network.outside.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        with scene.network.outside.netns.socket(family_of(host), socket.SOCK_STREAM) as sock:
             try:
-                sock.connect((POD_IP4, PORT))
+                sock.connect((host, PORT))
             except ConnectionRefusedError:
                 return False
         return scene.relay.verdicts()["steered"] > 0
@@ -265,12 +265,12 @@ def _accepted(scene: Scene) -> Callable[[], bool]:
     return accepted
 
 
-def test_without_the_app_everybody_else_reaches_the_laptop(play: Play) -> None:
+def test_without_the_app_everybody_else_reaches_the_laptop(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
         Silent(scene)
         watching(scene, from_node=False)
-        assert await served(scene, REQUEST) == "laptop"
+        assert await served(scene, host, REQUEST) == "laptop"
         with pytest.raises(ConnectionResetError):
-            await served(scene, PROBE)
+            await served(scene, host, PROBE)
 
     play(scenario)

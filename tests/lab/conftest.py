@@ -2,7 +2,8 @@
 
 lab         the lab, with node daemons, which are exposed; brought up once, removed at the end
 scene       apps in it and one on its laptop, for the tests of what must hold
-namespace   a fresh namespace of the lab for one test
+where       the lab that a test is in, which may be each of the two in turn
+namespace   a fresh namespace of that lab for one test
 other_lab   another lab, with the other settings of the node daemons
 own_lab     makes labs of a test's own, and removes what is left of them
 """
@@ -189,13 +190,20 @@ def other_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def namespace(lab: Lab) -> Iterator[str]:
+def where(request: pytest.FixtureRequest) -> Lab:
+    """The lab that a test is in: each in turn for `tests.lab.laptop.each_backend`, else the first."""
+    found: Lab = request.getfixturevalue(getattr(request, "param", "lab"))
+    return found
+
+
+@pytest.fixture
+def namespace(where: Lab) -> Iterator[str]:
     """A namespace for one test; everything in it is deleted afterwards."""
     name = f"test-{secrets.token_hex(3)}"
-    lab.client.create(NAMESPACES, {"metadata": {"name": name}})
+    where.client.create(NAMESPACES, {"metadata": {"name": name}})
     yield name
     with contextlib.suppress(TproxyError):
-        lab.client.delete(NAMESPACES, name)
+        where.client.delete(NAMESPACES, name)
 
 
 @pytest.fixture(scope="session")

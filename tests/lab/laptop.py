@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kernel.namespaces import Namespace
 from tproxy.lab.layout import NETNS
 from tproxy.netns.handle import Netns
@@ -13,6 +15,9 @@ from tproxy.netns.handle import Netns
 TPROXY = ("python", "-c", "from tproxy_cli.main import main; main()")
 FALLBACK_SECONDS = 7.0
 """How long clients may wait for the app after the laptop fell silent."""
+
+each_backend = pytest.mark.parametrize("where", ["lab", "other_lab"], ids=["sk_lookup", "tproxy"], indirect=True)
+"""Runs a test that is `where` in both labs, which steer differently."""
 
 
 class Laptop:

@@ -97,18 +97,18 @@ class Scene(Laptop):
 
 
 @pytest.fixture
-def scene(lab: Any, namespace: str) -> Iterator[Scene]:
-    one = Scene(lab, namespace)
-    one.outside = network(lab.layout.netns("user"))
+def scene(where: Any, namespace: str) -> Iterator[Scene]:
+    one = Scene(where, namespace)
+    one.outside = network(where.layout.netns("user"))
 
     def serves() -> bool:
         url = f"http://127.0.0.1:{LOCAL_PORT}/"
-        return bool(lab.exec("laptop", "curl", "-s", url, check=False).returncode == 0)
+        return bool(where.exec("laptop", "curl", "-s", url, check=False).returncode == 0)
 
-    app = local_app(lab, [str(APP), "--port", str(LOCAL_PORT)], serves)
+    app = local_app(where, [str(APP), "--port", str(LOCAL_PORT)], serves)
     try:
-        lab.apply(DEPLOYMENT.format(app=json.dumps(str(APP)), port=PORT), namespace)
-        lab.ready_pod(namespace, "web-")
+        where.apply(DEPLOYMENT.format(app=json.dumps(str(APP)), port=PORT), namespace)
+        where.ready_pod(namespace, "web-")
         yield one
     finally:
         one.tproxy("quit", check=False)
@@ -209,6 +209,7 @@ def test_a_pool_under_load_goes_over_and_comes_back(scene: Scene, tmp_path: Path
     count = Counter((one.method, "app" if one.who == pod else one.who) for one in load.answers)
     node = scene.pods()[0]["node"]
     taken = scene.metric(node, 'tproxy_pool_connections_total{outcome="taken"}')
+    print((tmp_path / "error.log").read_text()[-4000:])  # why, if any failed
     print(f"{count}; taken over: {taken:.0f}; intercept: {max(moved):.2f} s at most")
     assert set(who for _, who in count) == {"app", "laptop"}
     # Not once a turn: what has come back through the relay goes over again without being taken from the app.

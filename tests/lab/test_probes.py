@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.laptop import Laptop, local_app
+from tests.lab.laptop import Laptop, each_backend, local_app
 from tproxy.lab.layout import NETNS
 
 HELLO = Path(__file__).with_name("hello.py")
@@ -84,9 +84,8 @@ class Scene(Laptop):
         pod = self.pod
         if self.check == "grpc":
             ask = ("python", str(GRPC), "ask", f"{pod['addresses'][0]}:8080", "web/1")
-            began = time.monotonic()
-            answer = self.lab.exec(f"node/{pod['node']}", *ask).stdout
-            return answer.replace("\n", " "), (time.monotonic() - began) / 5  # most of it is Python's start
+            text, _, seconds = self.lab.exec(f"node/{pod['node']}", *ask).stdout.partition(" ")
+            return f"{text} ", float(seconds)
         timing = ("-w", "%{time_total}", "-o", "-", "-s", "--http0.9", "--max-time", "5")
         url = f"{'https' if self.check == 'https' else 'http'}://web.test:8080/"
         options = ("-k", "--resolve", f"web.test:8080:{pod['addresses'][0]}", *options)
@@ -138,8 +137,8 @@ def check(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def scene(lab: Any, namespace: str, check: str) -> Iterator[Scene]:
-    one = Scene(lab, namespace)
+def scene(where: Any, namespace: str, check: str) -> Iterator[Scene]:
+    one = Scene(where, namespace)
     one.check = check
     if check == "https":
         make_certificate()
@@ -147,13 +146,15 @@ def scene(lab: Any, namespace: str, check: str) -> Iterator[Scene]:
     def serves() -> bool:
         # Whatever it speaks: 52 and 56 are answers that curl did not expect.
         scheme = "https" if check == "https" else "http"
-        done = lab.exec("laptop", "curl", "-sko", "/dev/null", "--http0.9", f"{scheme}://127.0.0.1:3000/", check=False)
+        done = where.exec(
+            "laptop", "curl", "-sko", "/dev/null", "--http0.9", f"{scheme}://127.0.0.1:3000/", check=False
+        )
         return bool(done.returncode in (0, 1, 8, 52, 56))
 
-    one.app = local_app(lab, server(check, "laptop", 3000).split(), serves)
+    one.app = local_app(where, server(check, "laptop", 3000).split(), serves)
     try:
-        lab.apply(deployment(check), namespace)
-        lab.ready_pod(namespace, "web-")
+        where.apply(deployment(check), namespace)
+        where.ready_pod(namespace, "web-")
         yield one
     finally:
         for pid in one.app_processes():
@@ -163,6 +164,7 @@ def scene(lab: Any, namespace: str, check: str) -> Iterator[Scene]:
         one.app.wait(10)
 
 
+@each_backend
 def test_a_local_app_at_a_breakpoint_restarts_no_pod(scene: Scene) -> None:
     scene.intercept(port="3000:8080")
     text, seconds = scene.from_node()
@@ -185,6 +187,7 @@ def test_without_a_local_app_no_pod_is_restarted(scene: Scene) -> None:
     scene.stays_ready()
 
 
+@each_backend
 def test_the_apps_own_death_shows(scene: Scene) -> None:
     scene.intercept(port="3000:8080")
     pod = scene.pod
@@ -214,6 +217,7 @@ def test_checks_by_the_laptop_if_so_chosen(scene: Scene) -> None:
     scene.lab.wait(lambda: not scene.pod["ready"], "a pod that is not ready")
 
 
+@each_backend
 @pytest.mark.parametrize("check", ["http"])
 def test_who_speaks_first_is_heard_at_once_behind_a_nodes_address(scene: Scene) -> None:
     app = scene.lab.start("exec", "laptop", "--", "python", "-c", BANNER)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.laptop import local_app
+from tests.lab.laptop import each_backend, local_app
 from tests.lab.test_pools import PORT, Scene, scene
 
 __all__ = ["scene"]
@@ -75,6 +75,7 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: web\r\n\r\n".encode()
 
 
+@each_backend
 def test_what_is_under_way_ends_where_it_began(scene: Scene) -> None:
     """A download, an event stream, a WebSocket and a transaction, through intercepting and leaving again and again."""
     pod = scene.pods()[0]["name"].encode()
@@ -186,6 +187,7 @@ def channel(request: pytest.FixtureRequest, scene: Scene) -> Iterator[str]:
         app.wait(10)
 
 
+@each_backend
 def test_a_busy_channel_of_grpc_ends_where_it_began(scene: Scene, channel: str) -> None:
     with Talk(scene, channel) as old:
         assert old.says("1") == "pod 1"

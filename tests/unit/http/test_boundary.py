@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.http.boundary import Exchanges, begins_request, is_whole
+from tproxy.http.boundary import Exchanges, begins_request, is_whole, says_last
 
 SIMPLE = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nGET /"
@@ -107,6 +107,51 @@ def test_what_has_no_end_that_one_could_see_is_never_between(request_: bytes, an
     exchanges.requested(SIMPLE)
     exchanges.answered(OK)
     assert not exchanges.between
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"", b"Connection: close\r\n"),
+        (b"A: b\r\nconnection: Keep-Alive\r\nKeep-Alive: timeout=5\r\n", b"A: b\r\nConnection: close\r\n"),
+        (b"Connection: close\r\nA: b\r\n", b"A: b\r\nConnection: close\r\n"),
+        (b"Connection: x-hop, keep-alive\r\nX-Hop: 1\r\n", b"Connection: x-hop\r\nX-Hop: 1\r\nConnection: close\r\n"),
+    ],
+)
+def test_heads_that_say_so(head: bytes, expected: bytes) -> None:
+    assert says_last(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n") == b"HTTP/1.1 200 OK\r\n" + expected + b"\r\n"
+
+
+@given(pair=st.sampled_from(PAIRS), cuts=st.lists(st.integers(0, 200), max_size=4))
+def test_the_answer_to_a_client_that_waits_is_the_last(pair: tuple[bytes, bytes], cuts: list[int]) -> None:
+    """Whatever its pieces; where its head comes in several, it is as it was."""
+    exchanges = Exchanges(ending=True)
+    request, answer = pair
+    exchanges.requested(request)
+    passed = b"".join(exchanges.answered(piece) for piece in cut(answer, cuts))
+    assert exchanges.between
+    interim = answer.find(b"HTTP/1.1", 1) if b" 100 " in answer else 0
+    head, end, body = answer[interim:].partition(b"\r\n\r\n")
+    marked = answer[:interim] + head + b"\r\nConnection: close" + end + body
+    assert passed == (marked if exchanges.last else answer)
+    if not any(interim < one < len(answer) - len(body) for one in cuts):
+        assert exchanges.last
+
+
+def test_where_more_is_asked_for_or_nothing_is_known_answers_stay_as_they_are() -> None:
+    for asked, answer in (
+        (SIMPLE + SIMPLE, OK),
+        (SIMPLE + SIMPLE[:5], OK),
+        (POST[:-2], OK),
+        (SIMPLE, OK + OK),
+        (SIMPLE, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"),
+        (SIMPLE, b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n\r\n"),
+        (b"", b"220 mail.example ESMTP\r\n\r\n"),
+    ):
+        exchanges = Exchanges(ending=True)
+        exchanges.requested(asked)
+        assert exchanges.answered(answer) == answer
+        assert not exchanges.last
 
 
 @pytest.mark.parametrize("data", [SIMPLE, POST, HEAD, SIMPLE + b"more", POST.replace(b"Length: ", b"length:\t")])

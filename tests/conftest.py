@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("tproxy", deadline=None)
+hypothesis.settings.load_profile("tproxy")
 
 EXPECTED_SKIPS = Path(__file__).with_name("expected-skips.txt")
 

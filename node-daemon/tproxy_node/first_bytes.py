@@ -19,6 +19,7 @@ from typing import cast
 from tproxy.http.greeting import OUR_SETTINGS, Greeting, are_settings
 from tproxy.http.probe import Verdict, speaks_http2
 from tproxy.model.flow import ResetReason
+from tproxy.steer.tcp_info import waiting
 from tproxy.tunnel.bridge import Bridge
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy_node.greeted import Greeted
@@ -135,11 +136,20 @@ class FirstBytes(asyncio.Protocol):
         """The laptop speaks."""
         if self._greeting is None and self._checks.by_request is not None and not self._held and are_settings(data):
             self._greet()
-        if self._greeting is not None:
+        if self._greeting is not None or self._spoken():
             self._early.append(data)
             return
         self._join()
         self._bridge.conn_data(data)
+
+    def _spoken(self) -> bool:
+        """Whether the client has spoken first, only that nobody has read it yet."""
+        if self._held or self._transport is None or self._transport.is_closing():
+            return False
+        try:
+            return waiting(self._transport.get_extra_info("socket")) > 0
+        except OSError:
+            return False  # it has just gone
 
     def conn_eof(self) -> None:
         """The laptop has nothing to say."""

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +52,11 @@ class Owner(Protocol):
     """What a pool needs of its pod's relay."""
 
     routes: Routes
+
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        """What accepts new connections."""
+        ...
 
     def takes(self, route: Route) -> bool:
         """Whether the laptop can get one more connection now."""
@@ -285,7 +290,7 @@ class Pool:
             with watched.descriptor.borrow() as app:
                 if not between_requests(app, held):
                     raise BusyError
-                ours = take_over(app, held, self._netns)
+                ours = take_over(app, held, self._netns, self._owner.listeners)
         except (BusyError, ProcessLookupError):
             self._pools.results["busy"] += 1
             hold.let_go(held)

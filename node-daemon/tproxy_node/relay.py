@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -176,6 +176,11 @@ class PodRelay:
     def shows_clients(self) -> bool:
         """Whether the app sees its clients on connections that come through here, rather than its own pod."""
         return self._attachment.shows_clients
+
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        """What new connections come to."""
+        return self._attachment.listeners
 
     async def serve(self) -> None:
         """Accept on the attachment's listeners."""

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -20,6 +22,7 @@ from tests.kernel.answering import PORT
 from tests.kernel.namespaces import POD_IP4, POD_IP6, PodNetwork, until
 from tests.kernel.test_node_relay import ROUTE
 from tests.unit.node.streams import tunnel
+from tproxy.steer import handover
 from tproxy.steer.connections import Connection, ConnectionList
 from tproxy.steer.port import Steering
 from tproxy.tunnel.conn import Buffer, Conn
@@ -194,6 +197,37 @@ def test_the_next_request_of_a_kept_connection_comes_to_the_laptop(play: Play, h
             assert await scene.ended() in ("ConnectionAbortedError", "BrokenPipeError", "PermissionError")
         assert scene.pools.results == {"taken": 1}
         await scene.relay.idle()
+
+    play(scenario)
+
+
+class Slow:
+    """The C library, where the moment in which nobody has a connection is a long one."""
+
+    def __init__(self, library: Any) -> None:
+        self.setsockopt = library.setsockopt
+        self._connect = library.connect
+
+    def connect(self, number: int, address: bytes, size: int) -> int:
+        if address != handover._UNSPECIFIED:
+            time.sleep(0.5)  # longer than the client's TCP waits before it sends something again
+        return int(self._connect(number, address, size))
+
+
+@pytest.mark.parametrize("backend", ["sk_lookup"])
+@pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
+def test_what_is_sent_again_meanwhile_does_no_harm(play: Play, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_libc", Slow(handover._libc))
+
+    async def scenario(scene: Scene) -> None:
+        async with client(scene.network, host) as streams:
+            await ask(streams)
+            await scene.intercept()
+            assert await ask(streams, post(3000)) == "laptop 3000"
+            assert await ask(streams) == "laptop 0"
+            async with client(scene.network, host) as others:
+                assert await ask(others) == "laptop 0"
+        assert scene.pools.results == {"taken": 1}
 
     play(scenario)
 

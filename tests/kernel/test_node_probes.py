@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from tproxy_node.desired import Route
+from tproxy_node.first_bytes import FirstBytes
 from tproxy_node.relay import LOOK_SECONDS
 
 from tests.kernel.answering import PORT
@@ -167,6 +168,33 @@ def test_who_waits_for_a_greeting_gets_it_at_once(play: Play, host: str) -> None
                 writer.write(PROBE)
                 assert await reader.readexactly(len(PROBE)) == PROBE
         assert scene.relay.opened == {"laptop": 1}
+
+    play(scenario)
+
+
+def test_a_probe_comes_before_a_greeting_that_was_not_passed_on(
+    play: Play, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has the probe, only that nobody has read it yet: the app answers it, not the laptop that greets."""
+    speaks = FirstBytes.conn_data
+
+    async def scenario(scene: Scene) -> None:
+        async with app(scene.network):
+            watching(scene)
+            probe = await scene.network.outside.connect(host, PORT)
+
+            def speak(first: FirstBytes, data: Buffer) -> None:
+                probe.sendall(PROBE)
+                speaks(first, data)
+
+            monkeypatch.setattr(FirstBytes, "conn_data", speak)
+            reader, writer = await asyncio.open_connection(sock=probe.dup())
+            async with asyncio.timeout(5):
+                assert (await reader.readline()).startswith(b"app ")
+            writer.close()
+            probe.close()
+            await scene.relay.idle()
+        assert scene.relay.opened == {"app_probe": 1}
 
     play(scenario)
 

@@ -232,7 +232,11 @@ def test_who_speaks_first_is_heard_at_once_behind_a_nodes_address(scene: Scene) 
             return words[:3] == ["laptop", "speaks", "first"] and float(words[3]) < 0.5
 
         scene.lab.wait(greeted, "the greeting")
-        scene.stays_ready()
+        # A check that is slower to speak than the laptop gets the greeting, so not every single one succeeds.
+        for _ in range(3):
+            scene.lab.wait(lambda: scene.pod["ready"], "a pod that is ready")
+            assert greeted() or greeted()
+        assert scene.pod["restarts"] == 0
     finally:
         app.terminate()
         app.wait(10)

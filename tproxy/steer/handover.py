@@ -8,17 +8,15 @@ By TCP_REPAIR, which CRIU moves connections between machines with (Linux 3.5, CA
 
 import contextlib
 import ctypes
-import fcntl
 import ipaddress
 import os
 import socket
 import struct
-import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tproxy.netns.handle import Netns
 from tproxy.steer.hold import Held
-from tproxy.steer.tcp_info import ESTABLISHED, TcpInfo
+from tproxy.steer.tcp_info import ESTABLISHED, TcpInfo, waiting
 
 # <linux/tcp.h>
 _REPAIR = 19
@@ -33,6 +31,11 @@ _WINDOW_SIZE = 20
 _HAS_TIMESTAMPS, _HAS_SACK, _HAS_SCALE = 1, 2, 4  # tcpi_options
 _OPTION_MSS, _OPTION_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
 _PIECE = 4096
+
+# <linux/filter.h>
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_INSTRUCTION = struct.Struct("=HBBI")  # code, how far to go if true and if false, operand
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _IF_ANY, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x45, 0x06
 _WORD = struct.Struct("=I")
 
 # Not CDLL, which lets other threads of ours run between two calls.
@@ -52,11 +55,13 @@ def between_requests(app: socket.socket, held: Held) -> bool:
     still to come. (Of requests sent one upon the other without waiting, the last answer may be outstanding.)
     """
     info = TcpInfo.of(app)
-    return info.state == ESTABLISHED and not _waiting(app) and info.spoke_last
+    return info.state == ESTABLISHED and not waiting(app) and info.spoke_last
 
 
-def take_over(app: socket.socket, held: Held, netns: Netns) -> socket.socket:
+def take_over(app: socket.socket, held: Held, netns: Netns, listeners: Iterable[socket.socket] = ()) -> socket.socket:
     """A non-blocking socket in `netns` that goes on where `app`, the app's socket, is, with `held` to be read from it.
+
+    `listeners` are those to which the kernel gives a packet of the client for which there is no connection.
 
     Raises `BusyError`, with nothing changed; OSError when it failed: then the connection may be lost, as if it had been
     closed, and the request with it.
@@ -66,7 +71,8 @@ def take_over(app: socket.socket, held: Held, netns: Netns) -> socket.socket:
     try:
         ours.setblocking(False)
         _set(ours, _REPAIR, 1)
-        _take(app, ours, family, name, peer, held)
+        with _deaf([one for one in listeners if one.family == family], peer[1], held.acknowledged):
+            _take(app, ours, family, name, peer, held)
     except BaseException:
         ours.close()
         raise
@@ -88,7 +94,7 @@ def _take(
         received, sent = _sequence(app, _RECEIVED), _sequence(app, _SENT)
         # Whoever has sent or received meanwhile is not between two requests any more. (What was sent and is not yet
         # acknowledged, the held packet acknowledges.)
-        if info.state != ESTABLISHED or _waiting(app) or (received, sent) != (held.sequence, held.acknowledged):
+        if info.state != ESTABLISHED or waiting(app) or (received, sent) != (held.sequence, held.acknowledged):
             raise BusyError
         window = app.getsockopt(socket.IPPROTO_TCP, _REPAIR_WINDOW, _WINDOW_SIZE)
         timestamp = app.getsockopt(socket.IPPROTO_TCP, _TIMESTAMP, 4)
@@ -130,8 +136,8 @@ def _take(
 def _replace(app: int, ours: int, peer: bytes) -> None:
     """End the app's socket without a word to the client, and put ours in its place.
 
-    In between, for some microseconds, a packet of the client would be answered with a reset: nobody else shall run
-    then. Whoever waits for the app's socket is woken, and finds it aborted, or under repair, so that is over next.
+    In between, for some microseconds, the connection is nobody's: no other program shall run then. Whoever waits for
+    the app's socket is woken, and finds it aborted, or under repair, so that is over next.
     """
     with _undisturbed():
         result = _libc.connect(app, _UNSPECIFIED, len(_UNSPECIFIED)) or _libc.connect(ours, peer, len(peer))
@@ -139,6 +145,31 @@ def _replace(app: int, ours: int, peer: bytes) -> None:
         _libc.setsockopt(app, socket.IPPROTO_TCP, _REPAIR, _OFF, len(_OFF))
     if result != 0:
         raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def _deaf(listeners: Iterable[socket.socket], port: int, acknowledged: int) -> Iterator[None]:
+    """Have listeners drop what one client sends again, which they would answer with a reset, there being no connection.
+
+    Linux sends the last segment of several again after 10 ms or so (RFC 8985, 7.2), when it is being taken over.
+    """
+    program = (
+        (_LOAD_HALF, 0, 0, 0),  # the source port
+        (_IF_EQUAL, 0, 5, port),
+        (_LOAD_WORD, 0, 0, 8),  # the acknowledgement
+        (_IF_EQUAL, 0, 3, acknowledged),
+        (_LOAD_BYTE, 0, 0, 13),  # the flags
+        (_IF_ANY, 1, 0, 2),  # SYN
+        (_RETURN, 0, 0, 0),
+        (_RETURN, 0, 0, 0xFFFFFFFF),
+    )
+    code = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*one) for one in program))
+    filtered = struct.pack("@HP", len(program), ctypes.addressof(code))
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtered)
+            stack.callback(listener.setsockopt, socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        yield
 
 
 @contextlib.contextmanager
@@ -175,11 +206,6 @@ def _addresses(sock: socket.socket) -> tuple[socket.AddressFamily, tuple[str, in
             return socket.AF_INET6, name, peer
         return socket.AF_INET, (str(mapped[0]), name[1]), (str(mapped[1]), peer[1])
     return socket.AF_INET, name, peer
-
-
-def _waiting(sock: socket.socket) -> int:
-    """Bytes received that the app has not read."""
-    return _WORD.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]  # type: ignore[no-any-return]
 
 
 def _set(sock: socket.socket, option: int, value: int) -> None:

@@ -1,7 +1,9 @@
-"""What the kernel tells of an established connection (TCP_INFO)."""
+"""What the kernel tells of an established connection (TCP_INFO, FIONREAD)."""
 
+import fcntl
 import socket
 import struct
+import termios
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +11,7 @@ ESTABLISHED = 1
 _SIZE = 136  # to bytes_received, which is there since Linux 4.1
 # struct tcp_info: when something was last sent and received, in milliseconds before now; bytes received.
 _TIMES, _AT_TIMES = struct.Struct("=III"), 44  # sent, an acknowledgement sent, received
+_WORD = struct.Struct("=I")
 _BYTES, _AT_BYTES = struct.Struct("=Q"), 128
 # The round trip in microseconds; all segments sent again; bytes acknowledged and received.
 _ROUND_TRIP, _AT_ROUND_TRIP = struct.Struct("=I"), 68
@@ -19,6 +22,7 @@ _BOTH, _AT_BOTH = struct.Struct("=QQ"), 120
 class _Asked(Protocol):
     """A socket, the event loop's included."""
 
+    def fileno(self) -> int: ...
     def getsockopt(self, level: int, option: int, size: int) -> bytes: ...
 
 
@@ -72,3 +76,8 @@ class TcpInfo:
         Within one tick of the kernel's clock (1 to 10 ms) it cannot be told; then it is so.
         """
         return self.received == 0 or self.sent_ago <= self.received_ago
+
+
+def waiting(sock: _Asked) -> int:
+    """Bytes received that nobody has read. Raises OSError."""
+    return _WORD.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0]  # type: ignore[no-any-return]

@@ -3,9 +3,10 @@
 import functools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,52 @@ Function = Callable[..., Any]
 FORMATS = ("dotenv", "docker", "compose", "sh", "json")
 
 
+AT_THEIR_PATHS = "@"
+"""Of `--files` without a directory, which only a command's own view can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenToCommand:
+    """What a command is to be given of the container."""
+
+    container: str
+    environment: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    files: str
+
+    def check(self) -> None:
+        """Raise `InvalidError` or TproxyError for what cannot be done, before anything is."""
+        if not self.environment and (self.include or self.exclude):
+            raise InvalidError("`--env-include` and `--env-exclude` mean nothing without `--env`", "add `--env`")
+        if self.container and not (self.environment or self.files):
+            raise InvalidError(
+                "`--container` says whose environment or files, but none are asked for", "add `--env` or `--files`"
+            )
+        if self._directory:
+            from tproxy_cli.daemon.given.directory import FilesDirectory
+
+            FilesDirectory(Path(self._directory)).check()
+
+    def body(self, ports: Sequence[str] = ()) -> "Json | None":
+        """The part of a run's request that says so; the container is the one with `ports` unless it is named."""
+        if not (self.environment or self.files):
+            return None
+        return {
+            "container": self.container,
+            "ports": list(ports),
+            "environment": self.environment,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "files": bool(self.files),
+            "directory": self._directory,
+        }
+
+    @property
+    def _directory(self) -> str:
+        return "" if self.files in ("", AT_THEIR_PATHS) else os.path.abspath(os.path.expanduser(self.files))
+
+
 @dataclass(frozen=True, slots=True)
 class GivenOptions:
     """What the person wants of the container; empty for nothing."""
@@ -30,9 +77,25 @@ class GivenOptions:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     files: str
+    environment: bool = False
+
+    def to_command(self) -> tuple[GivenToCommand, "GivenOptions"]:
+        """The parts for the command that gets the traffic, and the rest."""
+        gets = self.environment or bool(self.files)
+        rest = replace(self, files="", environment=False)
+        if gets and not self.env_file:
+            rest = replace(rest, container="", include=(), exclude=())
+        patterns = (self.include, self.exclude) if gets and (self.environment or not self.env_file) else ((), ())
+        return GivenToCommand(self.container if gets else "", self.environment, *patterns, self.files), rest
 
     def check(self) -> None:
         """Raise `InvalidError` or TproxyError for what cannot be done, before anything is."""
+        if self.environment or self.files == AT_THEIR_PATHS:
+            flag = "`--env`" if self.environment else "`--files` without a directory"
+            raise InvalidError(
+                f"{flag} is for a command, and none is given",
+                "write the command after `--`, or take `--env-file FILE` and `--files DIR`",
+            )
         if not self.env_file and (self.include or self.exclude):
             raise InvalidError("`--env-include` and `--env-exclude` mean nothing without `--env-file`")
         if self.env_file:
@@ -128,18 +191,13 @@ def given_options(function: Function) -> Function:
         env_include: tuple[str, ...],
         env_exclude: tuple[str, ...],
         files: str,
+        env: bool,
         **params: Any,
     ) -> Any:
-        given = GivenOptions(container, env_file, env_format, env_include, env_exclude, files)
+        given = GivenOptions(container, env_file, env_format, env_include, env_exclude, files, env)
         return function(*args, given=given, **params)
 
-    decorated: Function = click.option(
-        "--files",
-        metavar="DIR",
-        default="",
-        allow_from_autoenv=False,
-        help="Copy the container's ConfigMaps, Secrets and tokens below DIR, current until `tproxy leave`.",
-    )(call)
+    decorated = _files_option(call)
     decorated = selection_options(decorated)
     decorated = format_option(decorated)
     decorated = click.option(
@@ -149,4 +207,46 @@ def given_options(function: Function) -> Function:
         allow_from_autoenv=False,
         help="Write the container's environment to FILE, for you alone.",
     )(decorated)
-    return container_option(decorated)
+    return container_option(_env_option(decorated))
+
+
+def command_options(function: Function) -> Function:
+    """Those of a command that is run, as one argument `given`."""
+
+    @functools.wraps(function)
+    def call(
+        *args: Any,
+        container: str,
+        env: bool,
+        env_include: tuple[str, ...],
+        env_exclude: tuple[str, ...],
+        files: str,
+        **params: Any,
+    ) -> Any:
+        given = GivenToCommand(container, env, env_include, env_exclude, files)
+        return function(*args, given=given, **params)
+
+    decorated = _files_option(call)
+    return container_option(_env_option(selection_options(decorated)))
+
+
+def _env_option(function: Function) -> Function:
+    return click.option(
+        "--env",
+        is_flag=True,
+        allow_from_autoenv=False,
+        help="Give CMD the variables of the container that are not set on the laptop.",
+    )(function)
+
+
+def _files_option(function: Function) -> Function:
+    return click.option(
+        "--files",
+        metavar="[DIR]",
+        is_flag=False,
+        flag_value=AT_THEIR_PATHS,
+        default="",
+        allow_from_autoenv=False,
+        help="Have the container's ConfigMaps, Secrets and tokens, kept current: CMD at the paths that they have in the"
+        " container, the laptop below DIR.",
+    )(function)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.kernel.backends import BACKENDS
 from tests.kernel.namespaces import Namespaces, PodNetwork
 from tests.kernel.node import Stage, stage
+from tests.kernel.run_laptop import Laptop
 from tests.kernel.scenes import Play
 from tproxy.steer.port import Steering
 
@@ -71,3 +73,16 @@ def play(namespaces: Namespaces, tmp_path: Path, chosen: str) -> Play:
         asyncio.run(whole())
 
     return run
+
+
+@pytest.fixture
+def laptop() -> Iterator[Laptop]:
+    """An ordinary user's runs."""
+    # Not pytest's: that one is closed to other users, and closed again by every pytest that starts.
+    with tempfile.TemporaryDirectory(prefix="tproxy-t-") as directory:
+        Path(directory).chmod(0o755)
+        one = Laptop(Path(directory) / "home")
+        try:
+            yield one
+        finally:
+            one.close()

@@ -1,9 +1,10 @@
-"""The command line's half of a run: `python -m tests.kernel.run_client [LAPTOP:PORT]... -- CMD`."""
+"""The command line's half of a run: `python -m tests.kernel.run_client [LAPTOP:PORT]... [given DIRECTORY] -- CMD`."""
 
 import os
 import sys
 
 from tproxy_cli.client import Daemon
+from tproxy_cli.given import GivenToCommand
 from tproxy_cli.run.launch import Launch, Wanted
 from tproxy_cli.ui.console import Console
 
@@ -13,8 +14,9 @@ from tproxy.errors import TproxyError
 def main() -> int:
     split = sys.argv.index("--")
     options, words = sys.argv[1:split], sys.argv[split + 1 :]
-    publish = [(int(one.partition(":")[0]), int(one.partition(":")[2])) for one in options]
-    launch = Launch(Console(), Daemon(), Wanted({}, None, publish))
+    publish = [(int(one.partition(":")[0]), int(one.partition(":")[2])) for one in options if ":" in one]
+    given = GivenToCommand("", True, (), (), options[options.index("given") + 1]).body() if "given" in options else None
+    launch = Launch(Console(), Daemon(), Wanted({}, "web", publish, given=given))
     try:
         return launch.run(words, os.environ)
     except TproxyError as error:

@@ -4,19 +4,26 @@ The cluster is a stand-in: one that owns no address, and whose resolvers know a 
 """
 
 import asyncio
+import itertools
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
+from typing import Any
 
 import uvloop
 from tproxy_cli import paths
+from tproxy_cli.daemon.given.running import Files
 from tproxy_cli.daemon.runs.door import Door
 from tproxy_cli.daemon.runs.runs import Runs
 from tproxy_cli.daemon.runs.ways import Lease
 
 from tproxy.dns import wire
+from tproxy.env.archive import File, pack
 from tproxy.model.resolv_conf import ResolvConf
 
+MOUNTS = ("/at-the-top", "/at-the-top-too/deep", "/etc/below/deep", "/etc/below/two", "/run/one", "/var/run/two")
+ONE_FILE = "/etc/one-file"
 KNOWN = {"web.shop.svc.cluster.local": "10.96.0.7"}
 
 
@@ -54,11 +61,30 @@ class Ways:
         pass
 
 
+class Given:
+    """What the container of that cluster was given."""
+
+    async def environment(self) -> dict[str, str]:
+        return {"GREETING": "hello", "HOME": "/nonsense"}
+
+    async def files(self) -> AsyncIterator[Files]:
+        below = tuple(f"{path}/colour" for path in MOUNTS)
+        for colour in itertools.cycle((b"green", b"red")):
+            yield Files(pack(File(path, colour, executable=True) for path in (*below, ONE_FILE)), (*MOUNTS, ONE_FILE))
+            await asyncio.sleep(0.2)
+
+    async def close(self) -> None:
+        pass
+
+
 async def serve() -> None:
     async def ended(run: str) -> None:
         pass
 
-    runs = Runs(Ways(), ended)
+    async def give(*_: object) -> Any:
+        return Given()
+
+    runs = Runs(Ways(), give, ended)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(paths.run_socket_path()))
     listener.listen()

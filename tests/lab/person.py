@@ -56,9 +56,11 @@ class Person:
         line = enter(entrance.holder, ordinary(command, self.uid), str(self.home))
         return Started(line, text=True, env=environment, **settings)
 
-    def exec(self, *command: str, check: bool = True, text: str | None = None, timeout: float = 60) -> Any:
+    def exec(
+        self, *command: str, check: bool = True, text: str | None = None, timeout: float = 60, **settings: Any
+    ) -> Any:
         """Run a command on the laptop; what came of it."""
-        settings = {} if text is None else {"stdin": subprocess.PIPE}
+        settings |= {} if text is None else {"stdin": subprocess.PIPE}
         with self.start(*command, **settings) as process:
             try:
                 out, err = process.communicate(text, timeout=timeout)

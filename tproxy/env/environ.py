@@ -3,6 +3,9 @@
 import fnmatch
 from collections.abc import Iterable, Mapping
 
+FILES_VARIABLE = "TPROXY_FILES"
+"""What tells a program where the container's files are, all of them."""
+
 CONTAINERS_OWN = (
     "_",
     "GOPATH",
@@ -55,6 +58,17 @@ def select(variables: Mapping[str, str], include: Iterable[str] = (), exclude: I
         return name not in CONTAINERS_OWN or _matches(name, wanted)
 
     return {name: variables[name] for name in sorted(variables) if stays(name)}
+
+
+def combine(
+    own: Mapping[str, str], given: Mapping[str, str], include: Iterable[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """The environment of a command that has `own` variables and is given a container's: its own win, save those that
+    match a shell pattern of `include`. Also the names of the container's that were not taken for that reason."""
+    wanted = tuple(include)
+    taken = {name: value for name, value in given.items() if name not in own or _matches(name, wanted)}
+    lost = sorted(name for name, value in given.items() if name not in taken and own[name] != value)
+    return {**own, **taken}, lost
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

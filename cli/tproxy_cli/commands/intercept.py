@@ -118,7 +118,8 @@ def intercept(
     everything else stays with the pods, and others can have their own requests of the same port.
 
     With a command after -- that command gets the traffic: it runs as by `tproxy run --as WORKLOAD`, LOCAL is a port
-    that it listens at, and the intercept is left when it ends. The exit status is that of CMD.
+    that it listens at, and the intercept is left when it ends. The exit status is that of CMD. With --env and --files
+    it has the variables and files of the container, as `tproxy help run` says.
 
     \b
     Examples:
@@ -141,6 +142,11 @@ def intercept(
             "--fallback-when-refused is for single requests, and no --http flag says which",
             "without one, connections go to the laptop whole; see `tproxy intercept --help`",
         )
+    to_command: Json | None = None
+    if words:
+        command_given, given = given.to_command()
+        command_given.check()
+        to_command = command_given.body(ports)
     given.check()
     started = time.monotonic()
     body = {
@@ -175,7 +181,7 @@ def intercept(
 
         if "--" not in click.get_current_context().meta["arguments"]:
             raise click.UsageError(f"got unexpected extra argument ({' '.join(words)})", click.get_current_context())
-        wanted = Wanted(cluster, workload)
+        wanted = Wanted(cluster, workload, given=to_command)
         status = run_command(
             console, asked, wanted, words, lambda: console.hint(describe(begin(wanted.id), output == "wide"))
         )

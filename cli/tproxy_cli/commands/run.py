@@ -6,6 +6,7 @@ import click
 
 from tproxy.errors import InvalidError
 from tproxy_cli.client import Json
+from tproxy_cli.given import GivenToCommand, command_options
 from tproxy_cli.options import cluster_options, command, complete, daemon, proxy_options, transport_option
 from tproxy_cli.ui.console import Console
 
@@ -31,6 +32,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     allow_from_autoenv=False,
     help="Make a port that CMD listens at reachable on the laptop, at localhost. Repeatable.",
 )
+@command_options
 @proxy_options
 @cluster_options
 @transport_option
@@ -41,6 +43,7 @@ def run(
     publish: tuple[str, ...],
     also_proxy: tuple[str, ...],
     never_proxy: tuple[str, ...],
+    given: GivenToCommand,
     cluster: Json,
 ) -> None:
     """Run a command as if it ran in the cluster.
@@ -53,6 +56,7 @@ def run(
     Examples:
       tproxy run -- curl http://web/                       by a name of the context's namespace
       tproxy run --as deploy/web -- python app.py          with the network of a pod of web
+      tproxy run --as web --env --files -- python app.py   with the variables and files of its container as well
       tproxy run --publish 5678 -- python -m debugpy --listen 5678 --wait-for-client app.py
     """
     from tproxy_cli.run.launch import Wanted, run_command
@@ -61,12 +65,20 @@ def run(
         from tproxy.model.workload import parse_target
 
         parse_target(target)
+    given.check()
+    wanted_given = given.body()
+    if wanted_given is not None and target is None:
+        raise InvalidError(
+            "`--env` and `--files` are about a container, and no workload is named",
+            "name one: `tproxy run --as TARGET`",
+        )
     wanted = Wanted(
         cluster=cluster,
         target=target,
         publish=[_publication(text) for text in publish],
         also=[_network(text) for text in also_proxy],
         never=[_network(text) for text in never_proxy],
+        given=wanted_given,
     )
     raise click.exceptions.Exit(run_command(console, daemon(console), wanted, words))
 

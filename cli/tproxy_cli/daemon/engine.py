@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tproxy.errors import TproxyError
+from tproxy.errors import ConflictError, InvalidError, TproxyError
 from tproxy.kube.port import DAEMONSETS, DEPLOYMENTS, INTERCEPTS, NAMESPACES, SERVICES, SESSIONS, STATEFULSETS, Resource
 from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Buffer
@@ -21,9 +21,12 @@ from tproxy_cli.daemon.clock import watch_sleep
 from tproxy_cli.daemon.cluster import LaptopCluster
 from tproxy_cli.daemon.clusters import Clusters
 from tproxy_cli.daemon.given.asking import ask
+from tproxy_cli.daemon.given.directory import overlap
+from tproxy_cli.daemon.given.running import GivenToRun
 from tproxy_cli.daemon.hostwide.hostwide import HostWide
 from tproxy_cli.daemon.intercepting import Interception
 from tproxy_cli.daemon.objects import parse_intercepts, parse_sessions
+from tproxy_cli.daemon.outbound.port import Outbound
 from tproxy_cli.daemon.requests import (
     CompleteRequest,
     EnvironmentRequest,
@@ -32,6 +35,7 @@ from tproxy_cli.daemon.requests import (
     ListRequest,
     Where,
 )
+from tproxy_cli.daemon.runs.run import RunRequest
 from tproxy_cli.daemon.runs.runs import Runs
 from tproxy_cli.daemon.runs.ways import Ways
 from tproxy_cli.daemon.session import LaptopSession
@@ -59,7 +63,7 @@ class Engine:
         forwards.mkdir(mode=0o700)
         self._state = state
         self._waiting: list[SavedSession] = []  # saved ones whose cluster cannot be found for now
-        self.runs = Runs(Ways(self._find), self._leave_run)
+        self.runs = Runs(Ways(self._find), self._give, self._leave_run)
         self._clusters = Clusters(forwards, self._save, self.runs.connect)
         self._tasks = Tasks("engine")
         self._undoing = Tasks("undo")
@@ -124,6 +128,19 @@ class Engine:
         if isinstance(answer, TproxyError):
             raise answer
         return answer
+
+    async def _give(self, request: RunRequest, outbound: Outbound) -> GivenToRun:
+        """What a run's container was given, by whichever pod its traffic leaves from."""
+        if request.given is None or request.target is None:
+            raise InvalidError("no container is named", "name a workload: `tproxy run --as TARGET`")
+        for session in self._sessions():
+            for held in session.held.values():
+                if overlap(held.saved.files, request.given.directory):
+                    raise ConflictError(
+                        f"{held.saved.files} has the files of {held.saved.target}", "take another directory"
+                    )
+        cluster, namespace = await self._find(request.where)
+        return GivenToRun(cluster, namespace, request.given, lambda: outbound.origin)
 
     async def _leave_run(self, run: str) -> None:
         """A run is over: its command gets no connections any more."""

@@ -1,5 +1,6 @@
 """What a run's command line says to the daemon, and hears from it (`tproxy_cli.daemon.runs.door`)."""
 
+import json
 import os
 import secrets
 import socket
@@ -30,6 +31,7 @@ class Wanted:
     publish: Sequence[tuple[int, int]] = ()
     also: Sequence[str] = ()
     never: Sequence[str] = ()
+    given: Json | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
@@ -37,6 +39,8 @@ class Conversation:
     """One connection to the daemon's door; the run is over for the daemon when it closes. Raises TproxyError."""
 
     def __init__(self, console: Console) -> None:
+        self.variables: dict[str, str] = {}
+        """What the container has, if that is wanted, once the conversation is open."""
         self.dismissed = False
         """Whether the daemon said that it is about to end because somebody wants that."""
         self._console = console
@@ -57,15 +61,16 @@ class Conversation:
             "alsoProxy": list(wanted.also),
             "neverProxy": list(wanted.never),
             "pid": os.getpid(),
+            "given": wanted.given,
             "command": " ".join(words)[:256],
         }
         packets.send(self._sock, {"open": content})
         return self._answer("opened", OPEN_SECONDS)
 
-    def serve(self, names: Sequence[str], descriptors: Sequence[int], factory: int) -> None:
-        """Hand over sockets with their names, and the way to the process inside."""
+    def serve(self, names: Sequence[str], descriptors: Sequence[int], factory: int) -> Json:
+        """Hand over sockets with their names, and the way to the process inside; what has been made ready there."""
         packets.send(self._sock, {"serve": {"sockets": list(names)}}, [*descriptors, factory])
-        self._answer("serving", SERVE_SECONDS)
+        return self._answer("serving", SERVE_SECONDS)
 
     def news(self) -> bool:
         """What the daemon has to say now goes to the person; whether the daemon is still there."""
@@ -106,6 +111,8 @@ class Conversation:
             if received is None:
                 raise TproxyError("the tproxy daemon has ended", f"its log says why: `tail {paths.log_path()}`")
             message, descriptors = received
+            if "opened" in message and descriptors:
+                self.variables = _variables(descriptors.pop())
             packets.close(descriptors)
             if expected in message:
                 return dict(message[expected])
@@ -121,6 +128,12 @@ class Conversation:
             self._console.warn(message["warn"]["message"], message["warn"]["hint"])
         if "bye" in message:
             self.dismissed = True
+
+
+def _variables(descriptor: int) -> dict[str, str]:
+    with os.fdopen(descriptor, "rb") as memory:
+        memory.seek(0)
+        return dict(json.load(memory))
 
 
 def _connect() -> socket.socket:

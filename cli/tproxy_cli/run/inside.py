@@ -4,7 +4,9 @@ It makes them, and the sockets that catch all traffic, and hands all of that to 
 sockets on to the daemon. Then it serves both:
 
     command line ──▶ {"mounts": [[PATH, TEXT], ...], "hide": [DIRECTORY, ...]}   ──▶ {}            once
-    daemon       ──▶ {"family": 2, "kind": 1, "count": 4}                        ──▶ {} + sockets  whenever it likes
+    daemon       ──▶ {"id": ID, "family": 2, "kind": 1, "count": 4}              ──▶ {"id": ID} + sockets
+                 ──▶ {"id": ID, "files": {"mounts": [PATH], "directory": PATH}} + archive ──▶ {"id": ID, ...}
+                                                                                             whenever it likes
 
 When the command line is gone, however it came to its end, everything that is left in the namespaces is ended: it
 could not reach anything any more.
@@ -17,13 +19,17 @@ import select
 import signal
 import socket
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tproxy.capture import network, sockets
+from tproxy.errors import TproxyError
 from tproxy.netns import userns
 from tproxy.netns.userns import Namespaces, RestrictedError
 from tproxy_cli.run import mounts, packets
 from tproxy_cli.run.packets import Json
+
+if TYPE_CHECKING:
+    from tproxy_cli.run.files import Files
 
 MOST_SOCKETS = 16
 TERM_SECONDS = 2.0
@@ -46,8 +52,10 @@ def become(ends: tuple[socket.socket, socket.socket], scratch: str) -> NoReturn:
         except (RestrictedError, OSError, network.RulesError) as error:
             packets.send(command_line, _complaint(error))
         else:
-            _serve(command_line, daemon, scratch)
+            files = _Files(scratch)
+            _serve(command_line, daemon, scratch, files)
             end_all(namespaces)
+            files.close()
         status = 0
     except BrokenPipeError:
         pass  # nobody to tell
@@ -89,7 +97,7 @@ def _complaint(error: Exception) -> Json:
     return {"error": {"step": f"rules: {error}", "errno": 0}}
 
 
-def _serve(command_line: socket.socket, daemon: socket.socket, scratch: str) -> None:
+def _serve(command_line: socket.socket, daemon: socket.socket, scratch: str, files: "_Files") -> None:
     """Until the command line is gone."""
     poll = select.poll()
     poll.register(command_line, select.POLLIN)
@@ -97,7 +105,7 @@ def _serve(command_line: socket.socket, daemon: socket.socket, scratch: str) -> 
     while True:
         for descriptor, _ in poll.poll():
             if descriptor == daemon.fileno():
-                if not _serve_daemon(daemon):
+                if not _serve_daemon(daemon, files):
                     poll.unregister(daemon)
                 continue
             received = packets.receive(command_line)
@@ -117,24 +125,59 @@ def _serve_command_line(command_line: socket.socket, message: Json, scratch: str
     packets.send(command_line, answer)
 
 
-def _serve_daemon(daemon: socket.socket) -> bool:
-    """Make sockets; whether the daemon is still there."""
+def _serve_daemon(daemon: socket.socket, files: "_Files") -> bool:
+    """Do what the daemon asks for; whether it is still there."""
+    answer: Json = {}
+    made: list[socket.socket] = []
     try:
         received = packets.receive(daemon)
         if received is None:
             return False
-        message, _ = received
-        made = [sockets.fresh(message["family"], message["kind"]) for _ in range(min(message["count"], MOST_SOCKETS))]
+        message, descriptors = received
+        answer["id"] = message["id"]
+        if "files" in message:
+            answer |= files.take(message["files"], descriptors)
+        else:
+            count = min(message["count"], MOST_SOCKETS)
+            made = [sockets.fresh(message["family"], message["kind"]) for _ in range(count)]
     except (OSError, ValueError, KeyError, TypeError):
         made = []  # which says that it cannot be done
     try:
-        packets.send(daemon, {}, [one.fileno() for one in made])
+        packets.send(daemon, answer, [one.fileno() for one in made])
     except OSError:
         return False
     finally:
         for one in made:
             one.close()
     return True
+
+
+class _Files:
+    """A container's files, if the run is given any: few are, and the others need not wait for the imports."""
+
+    def __init__(self, scratch: str) -> None:
+        self._scratch = scratch
+        self._files: Files | None = None
+
+    def take(self, message: Json, descriptors: list[int]) -> Json:
+        """Take an archive over; the answer."""
+        if self._files is None:
+            from tproxy_cli.run.files import Files
+
+            self._files = Files(self._scratch)
+        try:
+            with os.fdopen(descriptors[0], "rb") as archive:
+                archive.seek(0)
+                return self._files.take(archive.read(), message["mounts"], message["directory"])
+        except TproxyError as error:
+            return {"error": {"message": error.message, "hint": error.hint}}
+        except OSError as error:
+            return {"error": {"message": f"the container's files cannot be shown: {error}", "hint": ""}}
+
+    def close(self) -> None:
+        """Remove what is on the laptop's disk."""
+        if self._files is not None:
+            self._files.close()
 
 
 def end_all(namespaces: Namespaces) -> None:

@@ -16,8 +16,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tproxy.env.environ import FILES_VARIABLE, combine
 from tproxy.errors import TproxyError
 from tproxy.netns.userns import Namespaces
 from tproxy_cli import paths
@@ -72,13 +73,16 @@ class Launch:
 
         `prepare` is called when everything else is ready.
         """
-        path = find(words[0], environment)
         self._words = words
         self._conversation = conversation = Conversation(self._console)
         opened = conversation.open(self._wanted, words)
+        environment = self._combined(environment, conversation.variables)
+        path = find(words[0], environment)
         self._made = made = self._receive_made()
         self._mount(opened["resolvConf"])
-        conversation.serve(made.sockets, made.descriptors, self._factory.fileno())
+        serving = conversation.serve(made.sockets, made.descriptors, self._factory.fileno())
+        if files := serving["files"]:
+            environment = {**environment, FILES_VARIABLE: files["directory"]}
         prepare()
         self._console.clear()
         command = Command()
@@ -98,6 +102,14 @@ class Launch:
         self._factory.close()
         if self._conversation is not None:
             self._conversation.end()
+
+    def _combined(self, own: Mapping[str, str], given: Mapping[str, str]) -> Mapping[str, str]:
+        if not given:
+            return own
+        combined, lost = combine(own, given, (self._wanted.given or {})["include"])
+        if lost:
+            self._console.hint(f"set on the laptop, and so not as in the container: {', '.join(lost)}")
+        return combined
 
     # The process inside
 
@@ -182,7 +194,7 @@ class Launch:
         self._daemon.ensure_running()
         conversation = Conversation(self._console)
         try:
-            conversation.open(self._wanted, self._words)
+            conversation.open(_without_environment(self._wanted), self._words)
             conversation.serve(self._made.sockets, self._made.descriptors, self._factory.fileno())
         except BaseException:
             conversation.close()
@@ -209,6 +221,11 @@ def run_command(
         return launch.run(words, os.environ, prepare)
     finally:
         launch.close()
+
+
+def _without_environment(wanted: Wanted) -> Wanted:
+    """The command has had it."""
+    return wanted if wanted.given is None else replace(wanted, given={**wanted.given, "environment": False})
 
 
 def _read(path: str) -> str:

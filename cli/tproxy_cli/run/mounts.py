@@ -17,7 +17,10 @@ HIDDEN = ("/run/nscd", "/var/run/nscd", "/var/lib/nscd", "/run/systemd/resolve")
 _BY_FILE = ("files", "dns", "myhostname")
 """What may answer for a host name: these read files, ask what `resolv.conf` names, or know the machine's own name."""
 
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_MOVE, MS_REC = 4096, 8192, 16384
+MS_UNBINDABLE, MS_PRIVATE = 1 << 17, 1 << 18
+_MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -70,7 +73,7 @@ def apply(plan: Plan, scratch: str) -> None:
             continue
         ours = os.path.join(scratch, str(number))
         _write(ours, text)
-        _mount(ours, path, None, _MS_BIND)
+        mount(ours, path, None, MS_BIND)
 
 
 def _write(path: str, text: str) -> None:
@@ -79,11 +82,19 @@ def _write(path: str, text: str) -> None:
 
 
 def _empty(directory: str) -> None:
-    _mount("tmpfs", directory, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "mode=0755,size=1m")
+    mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m")
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """mount(2) in the calling process' mount namespace. Raises OSError."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
     if _libc.mount(*encoded[:3], flags, encoded[3]):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+def unmount(target: str) -> None:
+    """umount2(2), also while it is in use. Raises OSError."""
+    if _libc.umount2(os.fsencode(target), _MNT_DETACH):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)

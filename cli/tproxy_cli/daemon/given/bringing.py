@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tproxy.env.environ import FILES_VARIABLE
 from tproxy.errors import ConflictError, InvalidError
 from tproxy.model.pod import Pod
 from tproxy.model.workload import TargetQuery
-from tproxy_cli.daemon.given.directory import FilesDirectory
+from tproxy_cli.daemon.given.directory import FilesDirectory, overlap
 from tproxy_cli.daemon.given.reader import GivenReader
 from tproxy_cli.daemon.given.source import choose
 from tproxy_cli.daemon.held import Held
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from tproxy_cli.daemon.cluster import LaptopCluster
 
 FILES_SECONDS = 20.0
-
-FILES_VARIABLE = "TPROXY_FILES"
-"""What tells the local app where the container's files are."""
 
 Json = dict[str, Any]
 
@@ -56,7 +54,7 @@ class Given:
         FilesDirectory(Path(self._request.files)).check()
         for session in self._cluster.live_sessions():
             for held in session.held.values():
-                if _overlap(held.saved.files, self._request.files):
+                if overlap(held.saved.files, self._request.files):
                     if held.saved.files == self._request.files and _is_target(held, self._request.target):
                         continue  # asked for once more
                     raise ConflictError(
@@ -80,10 +78,6 @@ class Given:
             count = await self._cluster.copies[self._namespace].begin(held, FILES_SECONDS)
             brought["files"] = {"directory": self._request.files, "count": count}
         return brought
-
-
-def _overlap(one: str, other: str) -> bool:
-    return bool(one and other) and (Path(one).is_relative_to(other) or Path(other).is_relative_to(one))
 
 
 def _is_target(held: Held, query: TargetQuery) -> bool:

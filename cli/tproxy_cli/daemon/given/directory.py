@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,11 +22,18 @@ LIST = ".tproxy-files.json"
 _MAX_LIST_BYTES = 64 * 1024 * 1024
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether one of two paths is the other, or leads into it. Nothing overlaps an empty one."""
+    return bool(one and other) and (Path(one).is_relative_to(other) or Path(other).is_relative_to(one))
+
+
 class FilesDirectory:
     """The directory at an absolute `path`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept: Collection[str] = ()) -> None:
+        """`kept` are directories below it, relative, that stay also while they are empty, until `remove`."""
         self.path = path
+        self._kept = kept
 
     def check(self) -> None:
         """Raise TproxyError unless it does not exist, is empty, or holds what an earlier run left. Changes nothing."""
@@ -64,7 +71,7 @@ class FilesDirectory:
             before, made = self._load()
             wanted = [file.path.lstrip("/") for file in files]
             self._save(sorted({*before, *wanted}), made)
-            self._delete(set(before) - set(wanted))
+            self._delete(set(before) - set(wanted), self._kept)
             for file in files:
                 self._put(file)
             self._save(wanted, made)
@@ -115,8 +122,12 @@ class FilesDirectory:
             with suppress(FileExistsError):
                 place.mkdir(mode=0o700)
 
-    def _delete(self, names: Iterable[str]) -> None:
-        """Delete files of ours and the directories that they leave empty."""
+    def make(self, path: str) -> None:
+        """Make a directory for the container's `path`, which is absolute. Raises OSError, TproxyError."""
+        self._make_directory(self.path / path.lstrip("/"))
+
+    def _delete(self, names: Iterable[str], kept: Collection[str] = ()) -> None:
+        """Delete files of ours and the directories that they leave empty, but those of `kept`."""
         parents: set[Path] = set()
         for name in names:
             target = self.path / name
@@ -124,7 +135,7 @@ class FilesDirectory:
                 continue
             with suppress(FileNotFoundError, NotADirectoryError):
                 target.unlink()
-            parents.update(self.path / parent for parent in Path(name).parents if parent != Path("."))
+            parents.update(self.path / one for one in Path(name).parents if one != Path(".") and str(one) not in kept)
         for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):
                 parent.rmdir()

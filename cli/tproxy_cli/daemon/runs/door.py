@@ -3,7 +3,8 @@
 One connection is one run, and the run lives as long as the connection:
 
     command line ──▶ {"open": {...}}                         what the run is for
-                 ◀── {"progress": TEXT}*  {"opened": {...}}  a way into the cluster stands; resolv.conf for the run
+                 ◀── {"progress": TEXT}*  {"opened": {...}}  a way into the cluster stands; resolv.conf for the run,
+                                                             the container's variables in a descriptor if wanted
     command line ──▶ {"serve": {...}} and descriptors        sockets of its namespaces
                  ◀── {"serving": {}}                         the command may start
                  ◀── {"warn": {...}}*                        meanwhile
@@ -18,7 +19,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from tproxy.errors import InvalidError, TproxyError
@@ -67,11 +68,11 @@ class Client:
             )
         return content, descriptors
 
-    def send(self, message: Json) -> None:
+    def send(self, message: Json, descriptors: Sequence[int] = ()) -> None:
         """Send a message; one that finds no room or no reader is dropped: the next `receive` says that it is gone."""
         if not self._closed:
             with suppress(OSError):
-                packets.send(self._sock, message)
+                packets.send(self._sock, message, descriptors)
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

@@ -13,6 +13,7 @@ from typing import Any
 from tproxy.errors import InvalidError
 from tproxy.model.flow import Address, ResetReason
 from tproxy.model.workload import TargetQuery, parse_target
+from tproxy_cli.daemon.given.running import GivenWanted
 from tproxy_cli.daemon.outbound.port import Outbound
 from tproxy_cli.daemon.requests import Body, Where
 from tproxy_cli.daemon.runs.connections import Connections
@@ -47,6 +48,7 @@ class RunRequest:
     never: tuple[Network, ...]
     command: str
     pid: int
+    given: GivenWanted | None = None
 
     @classmethod
     def of(cls, body: Body) -> "RunRequest":
@@ -62,6 +64,7 @@ class RunRequest:
                 never=tuple(ipaddress.ip_network(one) for one in body["neverProxy"]),
                 command=str(body["command"])[:256],
                 pid=int(body["pid"]),
+                given=GivenWanted.of(body["given"]) if body.get("given") else None,
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InvalidError("the daemon does not understand the run that is asked for") from error

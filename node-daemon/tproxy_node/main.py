@@ -22,6 +22,7 @@ from tproxy.version import VERSION
 from tproxy_node import logs, metrics, options, privileges
 from tproxy_node.containers import Containers
 from tproxy_node.debug.asking import Asking
+from tproxy_node.debug.capturing import Captures
 from tproxy_node.debug.door import Door
 from tproxy_node.debug.flows import FlowsAnswer
 from tproxy_node.debug.questions import Questions
@@ -107,6 +108,7 @@ class Daemon:
         FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
         subjects = Subjects(lambda: self._mirror.pods, places, options.node)
         Traces(subjects, self._relay.counts).join(questions)
+        Captures(subjects).join(questions)
         self._asking.join(self._openings)
         # The first is for port-forwards, the second, if there is one, for who comes directly.
         doors = 2 if options.direct is not None else 1

@@ -7,7 +7,7 @@ others ask with the Session of the intercepts they have, and are told about thes
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,10 @@ from tproxy_cli.daemon.to_node import endpoint_of, session_in
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AskRequest:
-    """`tproxy node …`. Each is only equal to itself: it names who uses a session."""
+    """`tproxy node …`. Each is only equal to itself: it names who uses a session.
+
+    Without `node` it is the node of the pod that the arguments name.
+    """
 
     where: Where
     node: str
@@ -48,6 +51,8 @@ class AskRequest:
 
 async def ask(cluster: LaptopCluster, namespace: str, request: AskRequest, undoing: Tasks) -> AsyncIterator[Buffer]:
     """The answer's bytes as the node sends them. Raises TproxyError before the first, and where they end too early."""
+    if not request.node:
+        request = replace(request, node=await _node_of(cluster, str(request.arguments.get("pod", ""))))
     if request.node not in await cluster.node_daemons():
         raise no_daemon(request.node)
     if await cluster.api.may("create", SESSIONS, SYSTEM_NAMESPACE):
@@ -90,6 +95,17 @@ async def nodes(cluster: LaptopCluster) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda one: str(one["node"]))
+
+
+async def _node_of(cluster: LaptopCluster, named: str) -> str:
+    """The node of the pod `NAMESPACE/NAME`. Raises TproxyError."""
+    namespace, _, name = named.partition("/")
+    if not namespace or not name or "/" in name:
+        raise InvalidError(f"{named!r} is not NAMESPACE/NAME of a pod")
+    pod = Pod.from_object(await cluster.api.get(PODS, name, namespace))
+    if not pod.node:
+        raise ClusterError(f"pod {named} has no node yet", f"`kubectl describe pod -n {namespace} {name}` says why")
+    return pod.node
 
 
 def _own(cluster: LaptopCluster, namespace: str, node: str) -> LaptopSession:

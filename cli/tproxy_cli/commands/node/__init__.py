@@ -8,6 +8,7 @@ COMMANDS = {
     "ls": "List the nodes with a node daemon.",
     "status": "Show what is steered on nodes, by whom, and how that is.",
     "flows": "Show connections to intercepted ports of a node, and what became of them.",
+    "capture": "Capture the packets of a pod's network.",
     "trace": "Show what the kernel does with sockets and packets of pods, as it happens.",
 }
 """The commands and what they do in a line; each is imported when it is used."""

@@ -1,6 +1,7 @@
 """Personal intercepts in the lab: each request goes to whom it is for, whatever client and protocol it comes by."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -82,8 +83,13 @@ def ingress(person: Developer, directory: Path) -> Iterator[None]:
         nginx.wait(10)
 
 
-def load(person: Developer, seconds: int, url: str = "http://127.0.0.1:8099/") -> subprocess.Popen[str]:
-    command = ["wrk", "-t2", "-c16", f"-d{seconds}s", "-s", str(HERE / "mixed.lua"), url]
+REQUESTS = int(os.environ.get("REQUESTS", "1000"))
+"""Of two developers' pool, at least. `REQUESTS=100000 python -m pytest -s tests/lab/test_personal.py -k pool`: more."""
+
+
+def load(person: Developer, seconds: int, *arguments: str) -> subprocess.Popen[str]:
+    url = "http://127.0.0.1:8099/"
+    command = ["wrk", "-t2", "-c16", f"-d{seconds}s", "-s", str(HERE / "mixed.lua"), url, *arguments]
     return person.lab.start("exec", "user", "--", *command, stdout=subprocess.PIPE)  # type: ignore[no-any-return]
 
 
@@ -128,12 +134,15 @@ def test_two_developers_behind_one_pool(both: Both, tmp_path: Path) -> None:
         try:
             for one in both:
                 one.begin()
-            found = counted(load(both[0], 4, url))
+            asked_for = 0
+            while asked_for < REQUESTS:
+                found = counted(load(both[0], 4 if REQUESTS < 10_000 else 20, "posts"))
+                asked_for += found["requests"]
+                assert (found["wrong"], found["fallen"], found["errors"]) == (0, 0, 0)
+            print(f"{asked_for} requests, each answered by the right place")
         finally:
             for one in both:
                 one.end()
-    assert found["requests"] > 500
-    assert (found["wrong"], found["fallen"], found["errors"]) == (0, 0, 0)
 
 
 def test_a_laptop_dies_under_load(both: Both, tmp_path: Path) -> None:
@@ -156,3 +165,51 @@ def test_a_laptop_dies_under_load(both: Both, tmp_path: Path) -> None:
     finally:
         for one in both:
             one.end()
+
+
+@pytest.fixture
+def everything(both: Both) -> Iterator[Developer]:
+    """Ada intercepts all of the port."""
+    ada, _ = both
+    try:
+        ada.intercept(port=f"{ada.port}:{PORT}")
+        yield ada
+    finally:
+        ada.end()
+
+
+def busy(person: Developer) -> float:
+    """Connections that are with a laptop now."""
+    return sum(person.metric(node, 'tproxy_connections_active{place="laptop"}') for node in ("node1", "node2"))
+
+
+def test_a_laptop_that_has_all_requests_dies_under_load(everything: Developer, tmp_path: Path) -> None:
+    """None of them fails: they are safe, and their connections go on with the app."""
+    with ingress(everything, tmp_path):
+        running = load(everything, 5, "anyones")
+        everything.lab.wait(lambda: busy(everything) >= 4, "the load")
+        assert asked(everything, "http://127.0.0.1:8099/") == "ada -\n"
+        os.kill(everything.pid(), signal.SIGKILL)
+        found = counted(running)
+        late = asked(everything, "http://127.0.0.1:8099/")
+    assert (found["wrong"], found["errors"]) == (0, 0)
+    assert 0 < found["fallen"] < found["requests"]
+    assert late.startswith("web-")
+
+
+def test_a_laptop_that_has_all_requests_falls_silent(everything: Developer) -> None:
+    """What it was asked and may be asked again is answered by the app; of other requests the client is told."""
+    curl = ("curl", "-sS", "-i", "--max-time", "20", everything.url())
+    daemon = everything.pid()
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        kinds = ((), ("-d", "x"))
+        running = [everything.lab.start("exec", "user", "--", *curl, *kind, stdout=subprocess.PIPE) for kind in kinds]
+        safe, unsafe = (one.communicate(timeout=60)[0] for one in running)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert safe.startswith("HTTP/1.1 200 OK")
+    assert "\nweb-" in safe
+    assert unsafe.startswith("HTTP/1.1 502 Bad Gateway")
+    assert "tproxy-error: laptop-gone" in unsafe
+    assert "(laptop laptop, intercept personal/web-" in unsafe

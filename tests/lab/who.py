@@ -1,6 +1,7 @@
 """A server for tests of personal intercepts: each answer says who gives it and whose request it was.
 
-GET, POST, ...    `NAME USER\n`: the server's name, and the request's x-user header or -
+GET, POST, ...    `NAME USER\n`: the server's name, and the request's x-user header or -; with a body its x-size header,
+                  if any, and how long the body is
 /slow             the same, a second later
 /ws               a WebSocket that echoes, after saying who it is
 """
@@ -20,8 +21,8 @@ async def answer(request: web.Request) -> web.Response:
     body = await request.read()
     if request.path == "/slow":
         await asyncio.sleep(1)
-    said = f"{NAME} {request.headers.get('x-user', '-')}"
-    return web.Response(text=f"{said}\n" if not body else f"{said} {len(body)}\n")
+    said = [NAME, request.headers.get("x-user", "-"), request.headers.get("x-size"), str(len(body)) if body else None]
+    return web.Response(text=" ".join(filter(None, said)) + "\n")
 
 
 async def echo(request: web.Request) -> web.WebSocketResponse:

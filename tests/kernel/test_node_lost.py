@@ -10,6 +10,8 @@ from tproxy_node.desired import Route
 from tests.kernel.namespaces import PodNetwork, until
 from tests.kernel.sharing import PLAIN, Client, Play, Scene, Site, player
 from tests.unit.node.streams import tunnel
+from tproxy.http.port import Choice
+from tproxy.model.match import HeaderMatch, Match
 from tproxy.steer.port import Steering
 from tproxy.tunnel.conn import Buffer, Conn
 
@@ -97,6 +99,37 @@ def test_each_client_gets_what_can_be_done(play: Play) -> None:
         await until(lambda: not scene.relay.active["app"])
 
     play(scenario)
+
+
+def test_so_it_is_behind_a_personal_intercept_of_somebody_else(play: Play) -> None:
+    """Whose requests, and laptop, have no part in it."""
+    ada = Match((HeaderMatch("x-user", "ada"),)), Choice("uid-ada", "session-ada", "shop/web-ada", "adas")
+
+    async def scenario(scene: Scene) -> None:
+        adas, hers = tunnel()
+        hers.on_open = Site
+        alls = scene.stream
+        scene.relay.pick = lambda session: next(
+            (one for one in [adas if session == "session-ada" else alls] if one and one.alive), None
+        )
+        async with scene.app(), contextlib.AsyncExitStack() as stack:
+            idle = await stack.enter_async_context(scene.client())
+            assert await idle.ask(PLAIN) == "uid-all 1"
+            streaming = await stack.enter_async_context(scene.client())
+            streaming.writer.write(PLAIN.replace(b"/", b"/stream", 1))
+            await streaming.reader.readuntil(b"begun")
+            safe, unsafe, raw = await clients(scene, stack, PLAIN, POST, b"\0binary")
+            assert await idle.ask(PLAIN.replace(b"Host", b"X-User: ada\r\nHost")) == "uid-ada 1"
+            scene.laptop.close()
+            assert await safe.ask(b"") == "app 1"
+            assert await safe.ask(PLAIN.replace(b"Host", b"X-User: ada\r\nHost")) == "uid-ada 2"
+            assert await idle.ask(PLAIN) == "app 1"
+            await refused(unsafe)
+            await is_reset(raw)
+            await is_reset(streaming)
+        hers.close()
+
+    play(scenario, route=replace(ROUTE, personal=(ada,)))
 
 
 def test_or_else_it_fails(play: Play) -> None:

@@ -329,7 +329,8 @@ class Http1(Plumbing):
         if upstream is self._default:
             self._default_lost = True
             # One that never stood and was asked for nothing is not missed.
-            if self._matched is None and (reason is ResetReason.RESET or self._pending or self._undecided.shown):
+            missed = reason is ResetReason.RESET or self._pending or self._undecided.shown
+            if self._matched is None and missed and not self._replaced(reason, detail):
                 self._end(reset=True)
         elif self._matched is not None and upstream is self._matched.upstream:
             self._matched.upstream = None

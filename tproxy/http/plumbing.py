@@ -3,6 +3,7 @@
 from tproxy.http.exchange import Matched
 from tproxy.http.port import Hop, Upstream
 from tproxy.http.undecided import Undecided
+from tproxy.model.flow import ResetReason
 
 LINGER_SECONDS = 5.0
 """How long a client that was told the end may go on sending."""
@@ -62,6 +63,22 @@ class Plumbing:
             self._default.reset()
             self._default_lost = True
             self._full.discard(self._default)
+
+    def _replaced(self, reason: ResetReason, detail: str) -> bool:
+        """Whether the client of a default upstream that is lost has been cared for."""
+        found = self._hop.stand_in(reason, detail) if reason is ResetReason.TUNNEL_LOST else None
+        if found is None:
+            return False
+        if isinstance(found, bytes):
+            self._client.write(found)
+            self._finish()
+            return True
+        self._default = found
+        self._default_lost = False
+        if self._slow:
+            found.pause()
+        self._start()
+        return True
 
     def _raw(self, upstream: Upstream, rest: bytes) -> None:
         """Nobody looks at this connection any more: it is the client's and `upstream`'s."""

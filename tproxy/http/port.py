@@ -137,6 +137,14 @@ class Hop(Protocol):
         """Replace a default upstream that is lost, or was reset; becomes `default`."""
         ...
 
+    def stand_in(self, reason: ResetReason, detail: str) -> "Upstream | bytes | None":
+        """A default upstream that is lost was a laptop: another one, told what the laptop was asked and did not answer.
+
+        It becomes `default`. Bytes: there can be none, and this is what the client shall be told. None: nothing can be
+        done.
+        """
+        ...
+
     def splice(self, upstream: Upstream) -> None:
         """Join the client with `upstream` for good, and reset all others: the router hears nothing more.
 

@@ -5,11 +5,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from tproxy.http.exchange import Remedy, failure
 from tproxy.http.h2.router import Http2
 from tproxy.http.opening import Opening
 from tproxy.http.port import APP, Choice, Matcher, Router, Upstream
 from tproxy.http.raw import Raw
 from tproxy.model.figures import Outcome
+from tproxy.model.flow import ResetReason
 from tproxy_node.flows import Flow
 from tproxy_node.personal.ends import AppEnd, ClientEnd
 from tproxy_node.personal.laptops import LaptopEnd
@@ -68,8 +70,25 @@ class ClientHop:
         if route is not None and route.intercept:
             laptop = self._ports.open_laptop(self, route.session, route.intercept, pooled=False)
             if laptop is not None:
+                laptop.follow()
                 return laptop
         return self._ports.open_app(self)
+
+    def stand_in(self, reason: ResetReason, detail: str) -> Upstream | bytes | None:
+        """See `Hop`."""
+        laptop, route = self.default, self._ports.route(self.destination.port)
+        if not isinstance(laptop, LaptopEnd) or laptop.unanswered is None or route is None:
+            return None
+        what = laptop.unanswered.remedy(route.on_disconnect)
+        if what is Remedy.APP:
+            other = self.reopen()
+            if data := laptop.unanswered.data:
+                other.write(data)
+            return other
+        if what is Remedy.ERROR:
+            head_only = laptop.unanswered.methods == {b"HEAD"}
+            return failure(route.choice, reason, detail).answer(head_only, last=True)
+        return None
 
     def splice(self, upstream: Upstream) -> None:
         """See `Hop`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tproxy.http.port import Buffer
+from tproxy.http.unanswered import Unanswered
 from tproxy.model.flow import OpenRequest, ResetReason
 from tproxy.tunnel.conn import Conn
 from tproxy.tunnel.endpoint import Endpoint
@@ -52,6 +53,7 @@ class LaptopEnd:
         self.leaving = False
         self.reused = False
         self.eof = False
+        self.unanswered: Unanswered | None = None
         self.idle_since = 0.0
         self._pool = pool
         self._on_over = on_over
@@ -65,6 +67,20 @@ class LaptopEnd:
         self._conn: Conn = stream.open(request, self)
         self.write = self._conn.write
         self.write_eof = self._conn.write_eof
+
+    def follow(self) -> None:
+        """Know from now on what it was asked and has not answered (`unanswered`)."""
+        followed = self.unanswered = Unanswered()
+        write = self.write
+
+        def asked(data: Buffer) -> None:
+            followed.asked(bytes(data))
+            if followed.lost:
+                self.unanswered = None
+                self.write = write
+            write(data)
+
+        self.write = asked
 
     def use(self, hop: "ClientHop") -> None:
         """It is for this client now."""
@@ -81,6 +97,8 @@ class LaptopEnd:
         if self._hop is None:
             self.close()  # out of turn
             return
+        if self.unanswered is not None:
+            self.unanswered.answered(data)
         self._unconsumed += len(data)
         self._hop.router.upstream_data(self, data)
         if not self._paused:

@@ -82,6 +82,7 @@ class RecordedHop:
         self.time = 0.0
         self.holding = 0
         self.crowded = False
+        self.rescued: tuple[bytes] | bytes | None = None
 
     def now(self) -> float:
         return self.time
@@ -97,6 +98,13 @@ class RecordedHop:
     def reopen(self) -> Recorded:
         self.default = Recorded("app")
         self.apps.append(self.default)
+        return self.default
+
+    def stand_in(self, reason: ResetReason, detail: str) -> Recorded | bytes | None:
+        """As if the default upstream had been a laptop; `rescued` is what it was asked, or the client shall be told."""
+        if self.rescued is None or isinstance(self.rescued, bytes):
+            return self.rescued
+        self.reopen().write(self.rescued[0])
         return self.default
 
     def splice(self, upstream: Recorded) -> None:

@@ -43,6 +43,9 @@ ACTIONS = st.one_of(
     st.tuples(st.sampled_from(["app", "laptop"]), pieces(REPLIES)),
     st.tuples(st.sampled_from(["lose app", "lose laptop"]), REASONS),
     st.tuples(st.sampled_from(EVENTS), st.none()),
+    st.tuples(
+        st.just("rescue"), st.sampled_from([None, b"HTTP/1.1 502 Bad Gateway\r\n\r\n", (b"GET / HTTP/1.1\r\n\r\n",)])
+    ),
 )
 
 
@@ -84,6 +87,8 @@ class Fuzzed(Talk):
                 router.timeout()
             case ["drain"], _:
                 router.drain()
+            case ["rescue"], (None | bytes() | tuple()):
+                hop.rescued = value
             case [("app" | "laptop"), *_] | ["lose", _], _:
                 end = laptop if "laptop" in action else hop.default
                 if end is not None and self.alive(end):

@@ -77,6 +77,30 @@ def test_an_app_that_ends_an_idle_connection_ends_it() -> None:
     assert talk.client.events == ["reset"]
 
 
+def test_a_default_upstream_that_was_a_laptop_and_is_lost_is_replaced() -> None:
+    talk = Talk().say(PLAIN)
+    talk.hop.rescued = (PLAIN,)
+    talk.router.client_pause()
+    talk.lose(talk.hop.default, ResetReason.TUNNEL_LOST)
+    assert talk.hop.apps[1].data == PLAIN
+    assert talk.hop.apps[1].paused
+    talk.app(OK).say(PLAIN).app(OK)
+    assert talk.hop.apps[1].data == PLAIN * 2
+    assert talk.client.data == OK * 2
+    assert not talk.client.events
+
+
+def test_or_its_client_is_told() -> None:
+    talk = Talk().say(POST.replace(b"X-User: ada\r\n", b""))
+    talk.hop.rescued = b"HTTP/1.1 502 Bad Gateway\r\n\r\nwhy"
+    talk.lose(talk.hop.default, ResetReason.TUNNEL_LOST)
+    assert talk.client.data == talk.hop.rescued
+    assert talk.client.events == ["eof"]
+    lost = Talk().say(PLAIN)
+    lost.lose(lost.hop.default, ResetReason.TUNNEL_LOST)
+    assert lost.client.events == ["reset"]
+
+
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
 def test_a_safe_request_is_repeated_when_the_laptop_goes(method: bytes) -> None:
     request = ADAS.replace(b"GET", method)

@@ -162,6 +162,13 @@ class Follower:
         """`began`, `ended` or `request`, and what."""
         return await self._events.get()
 
+    def take(self) -> tuple[str, Event] | None:
+        """The same without waiting; None if nothing has happened."""
+        try:
+            return self._events.get_nowait()
+        except asyncio.QueueEmpty:
+            return None
+
     def close(self) -> None:
         """Enough. Idempotent."""
         self._on_close(self)

@@ -107,7 +107,7 @@ class Daemon:
         Status(here).join(questions)
         FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
         subjects = Subjects(lambda: self._mirror.pods, places, options.node)
-        Traces(subjects, self._relay.counts).join(questions)
+        Traces(subjects, self._relay).join(questions)
         Captures(subjects).join(questions)
         self._asking.join(self._openings)
         # The first is for port-forwards, the second, if there is one, for who comes directly.

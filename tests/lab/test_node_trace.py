@@ -72,7 +72,7 @@ def test_a_person_sees_what_happens_and_a_summary(scene: Scene) -> None:
         trace.until(f"{scene.address()}:9 ", "NO_SOCKET")
         with scene.intercepted():
             scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")
-            trace.until(f":{PORT} ", "steered to the relay")
+            trace.until(f"{scene.address()}:{PORT} ", "laptop: of its intercept")
         said = trace.interrupt()
     assert trace.process.returncode == 0, said
     assert "open for: " in said

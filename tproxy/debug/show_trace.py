@@ -13,16 +13,19 @@ COLUMNS = ("TIME", "EVENT", "POD", "LOCAL", "REMOTE", "WHAT")
 _WIDTHS = (15, 14, 28, 24, 24, 0)
 
 _REFUSED = "connection refused, for want of room in the accept queue"
-_STEERED = {
-    "steered": "steered to the relay",
-    "own": "the relay's own, let through to the app",
+_LEFT = {
     "lease_expired": "left to the app: the daemon did not renew its lease",
     "no_listener": "left to the app: the relay's listener was missing",
     "passed": "left to the app: a health check, and the app does not listen",
-    "app_left": "passed on to the app: its intercept was left",
-    "app_limit": "passed on to the app: the session's limit is reached",
-    "app_no_tunnel": "passed on to the app: the laptop has no tunnel",
-    "app_probe": "passed on to the app: a health check",
+}
+_DECIDED = {
+    "intercept": "of its intercept",
+    "existing": "the app had it before its intercept",
+    "personal": "each request is decided on its own",
+    "probe": "it is a health check",
+    "left": "its intercept was left meanwhile",
+    "limit": "its session has as many connections as it may have",
+    "no_tunnel": "its session has no tunnel to this node",
 }
 
 
@@ -61,11 +64,20 @@ def _what(event: Json) -> str:
             waiting = f", {event.get('waiting')} waiting of {event.get('room')}" if event.get("local") else ""
             return f"{count}x {_REFUSED}{waiting}"
         case "steer":
-            verdict = str(event.get("verdict"))
-            protocol = f"{event['protocol']} " if event.get("protocol") != "TCP" else ""
-            return f"{protocol}{event.get('count')}x {_STEERED.get(verdict, verdict)}"
+            return _steered(event)
         case _:
             return " ".join(str(event[name]) for name in ("state", "reason") if event.get(name)) or "-"
+
+
+def _steered(event: Json) -> str:
+    protocol = f"{event['protocol']} " if event.get("protocol", "TCP") != "TCP" else ""
+    verdict, reason = str(event.get("verdict")), str(event.get("reason"))
+    whose = f" {event['intercept']}" if event.get("intercept") else ""
+    if "count" in event:
+        return f"{protocol}{event['count']}x {_LEFT.get(verdict, verdict)}"
+    if verdict == "request":
+        return f"request {reason}{whose}"
+    return f"{protocol}{verdict}: {_DECIDED.get(reason, reason)}{whose}"
 
 
 def summary(found: Json) -> list[str]:

@@ -9,18 +9,18 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tproxy.errors import ClusterError, InvalidError, TproxyError
 from tproxy.model.pod import Pod
 from tproxy.model.tracing import EVENTS, MAX_RATE, MAX_SECONDS, RATE, SECONDS
 from tproxy_node.child import Child
-from tproxy_node.counts import PortCounts
 from tproxy_node.debug.questions import Question, Questions, Reply
 from tproxy_node.debug.steered import Steered
 from tproxy_node.debug.subjects import Subjects
 from tproxy_node.places import Place
+from tproxy_node.relay import Relay
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ Json = dict[str, Any]
 class Traces:
     """Answers `trace`."""
 
-    def __init__(self, subjects: Subjects, counts: Callable[[], Iterable[PortCounts]]) -> None:
+    def __init__(self, subjects: Subjects, relay: Relay) -> None:
         self._subjects = subjects
-        self._counts = counts
+        self._relay = relay
         self._running = 0
 
     def join(self, questions: Questions) -> None:
@@ -82,11 +82,16 @@ class Traces:
         try:
             child.tell({"events": asked.events, "port": asked.port, "rate": asked.rate, "memory": MEMORY})
             await lines.ready()
-            trace = _Trace(asked, child, self._subjects, self._counts)
-            await trace.follow()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await trace.run(lines, reply)
+            with contextlib.ExitStack() as closing:
+                steered = None
+                if "steer" in asked.events:
+                    steered = Steered(self._relay.flows, self._relay.counts, asked.port)
+                    closing.callback(steered.close)
+                trace = _Trace(asked, child, self._subjects, steered)
+                await trace.follow()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await trace.run(lines, reply)
         except OSError as error:
             raise lines.broken("it does not listen any more") from error
         finally:
@@ -139,13 +144,11 @@ class _Lines:
 class _Trace:
     """One that runs."""
 
-    def __init__(
-        self, asked: _Asked, child: Child, subjects: Subjects, counts: Callable[[], Iterable[PortCounts]]
-    ) -> None:
+    def __init__(self, asked: _Asked, child: Child, subjects: Subjects, steered: Steered | None) -> None:
         self._asked = asked
         self._child = child
         self._subjects = subjects
-        self._steered = Steered(counts, asked.port) if "steer" in asked.events else None
+        self._steered = steered
         self._watched: dict[str, tuple[Pod, int]] = {}  # by UID; the namespace's inode
 
     async def follow(self) -> None:
@@ -176,7 +179,8 @@ class _Trace:
         while True:
             line = await lines.next()
             if "summary" in line and self._steered is not None:
-                line["summary"]["events"]["steer"] = self._steered.total
+                line["summary"]["events"]["steer"] = self._steered.total + self._steered.lost
+                line["summary"]["lost"] += self._steered.lost
             await reply.line(line)
             # Summaries come twice a second: that is often enough to look at the rest.
             now = loop.time()

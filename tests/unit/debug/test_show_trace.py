@@ -33,6 +33,10 @@ def test_what_happened() -> None:
     assert what(event="steer", verdict="lease_expired", count=2, protocol="TCP") == (
         "2x left to the app: the daemon did not renew its lease"
     )
+    assert what(event="steer", verdict="laptop", reason="intercept", intercept="shop/web", protocol="UDP") == (
+        "UDP laptop: of its intercept shop/web"
+    )
+    assert what(event="steer", verdict="request", reason="matched", intercept="shop/web") == "request matched shop/web"
     assert what(event="retransmit", state="ESTABLISHED") == "ESTABLISHED"
 
 

@@ -17,6 +17,7 @@ MAX_PLAIN = 64 * 1024
 
 _LINE = re.compile(rb"(?:GET|POST|PUT|DELETE|PATCH|OPTIONS) /[!-~]*+ HTTP/1\.1\r\n")
 _TELLING = ("transfer-encoding", "connection(?!: keep-alive\r)", "upgrade", "expect")
+_CODED = re.compile(rb"\n[tT](?i:ransfer-encoding)(?!: chunked\r)")
 _BEGUN, _DONE = 1, 1 << 16
 
 
@@ -74,7 +75,9 @@ class PlainMessages:
 
     def answer(self, data: bytes) -> int:
         """The status, if `data` is exactly one plain answer to a plain request; else 0."""
-        if len(data) > MAX_PLAIN:
+        if len(data) > MAX_PLAIN or not data.startswith(b"HTTP/1.1 "):
+            return 0
+        if _CODED.search(data, 0, data.find(b"\r\n\r\n")) is not None:
             return 0
         count, parser = self._count, self._answers
         count.count = 0

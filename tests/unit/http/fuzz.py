@@ -26,6 +26,8 @@ HANG_SECONDS = 10
 TARGETS = {
     "http1": ("test_fuzz", "test_nothing_breaks_it"),
     "plain": ("test_plain", "test_what_is_plain_is_what_it_seems"),
+    "answers": ("test_plain", "test_an_answer_that_is_plain_ends_where_it_seems_to"),
+    "unanswered": ("test_unanswered", "test_nothing_that_is_said_breaks_it"),
     "streams": ("test_corpus", "test_cut_anywhere"),
     "http2": ("test_h2_hostile", "test_nothing_that_is_said_makes_it_fall_over"),
     "messages": ("test_h2_corpus", "test_any_conversation_in_any_pieces"),

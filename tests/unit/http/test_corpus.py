@@ -107,7 +107,7 @@ def test_in_one_piece_and_in_smallest(name: str) -> None:
             play.check()
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(sorted(STREAMS)),
     st.lists(st.integers(0, 2000), max_size=20),

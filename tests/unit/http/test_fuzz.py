@@ -124,7 +124,7 @@ class Fuzzed(Talk):
         assert len(elsewhere) <= 1
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(st.lists(ACTIONS, max_size=40))
 def test_nothing_breaks_it(actions: list[tuple[str, object]]) -> None:
     talk = Fuzzed()

@@ -84,7 +84,7 @@ def longer_way(data: bytes) -> None:
     assert not body[stop:].strip(LINE_ENDS)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(damaged(st.one_of(messages(LINES), st.sampled_from(SMALL))), min_size=1, max_size=3))
 def test_what_is_plain_is_what_it_seems(said: list[bytes]) -> None:
     """Also behind something that was not plain, on the same connection."""
@@ -97,7 +97,7 @@ def test_what_is_plain_is_what_it_seems(said: list[bytes]) -> None:
                 raise AssertionError(f"{data!r} is strange: {error}") from None
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(damaged(st.one_of(messages(STATUSES), st.sampled_from([*ANSWERS, *BODILESS]))), min_size=1, max_size=3))
 def test_an_answer_that_is_plain_ends_where_it_seems_to(said: list[bytes]) -> None:
     plain = PlainMessages()
@@ -111,6 +111,13 @@ def test_an_answer_that_is_plain_ends_where_it_seems_to(said: list[bytes]) -> No
             assert not data[stop:].strip(LINE_ENDS)
             assert answered == [exchange]
             assert exchange.status == status
+
+
+@pytest.mark.parametrize("before", [b"\r", b"\n", b"\r\n"])
+def test_line_ends_before_an_answer_are_not_plain(before: bytes) -> None:
+    plain = PlainMessages()
+    assert plain.answer(before + ANSWERS[0]) == 0
+    assert plain.answer(ANSWERS[0]) == 200
 
 
 @pytest.mark.parametrize("answer", [ANSWERS[0], ANSWERS[1]])

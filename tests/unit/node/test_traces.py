@@ -1,0 +1,123 @@
+"""Who may trace and capture, and what cannot be: found before anything is started."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tproxy_node.debug import capturing, tracing
+from tproxy_node.debug.capturing import Captures
+from tproxy_node.debug.questions import ON_THE_NODE, Asker, Question, Questions
+from tproxy_node.debug.subjects import Subjects
+from tproxy_node.debug.tracing import Traces
+from tproxy_node.places import Places
+from tproxy_node.relay import Limits, Relay
+
+from tproxy.errors import TproxyError
+from tproxy.model.pod import Pod
+from tproxy.tunnel.conn import Buffer
+
+DEBUGGER = Asker("uid-d", "tproxy-system/dana", "dana", "tproxy-system", everything=True)
+DEVELOPER = Asker("uid-a", "shop/ann", "ann", "shop", everything=False)
+PODS = (
+    Pod("shop", "web-1", "uid-1", phase="Running", addresses=("10.0.0.1",)),
+    Pod("shop", "web-2", "uid-2", phase="Running", addresses=("10.0.0.2",), host_network=True),
+    Pod("shop", "web-3", "uid-3", phase="Succeeded", addresses=("10.0.0.3",)),
+)
+
+
+class Nobody:
+    """A reply that nothing is to be said to."""
+
+    async def line(self, value: Mapping[str, Any]) -> None:
+        raise AssertionError(value)
+
+    async def send(self, data: Buffer) -> None:
+        raise AssertionError(bytes(data))
+
+
+def refused(tmp_path: Path, name: str, who: Asker, **arguments: Any) -> TproxyError:
+    """Why the question is not answered."""
+
+    async def scenario() -> None:
+        subjects = Subjects(lambda: PODS, Places(tmp_path), "node1")
+        known = Questions()
+        Traces(subjects, Relay(lambda _: None, Limits())).join(known)
+        Captures(subjects).join(known)
+        await known.answer(Question(name, who, arguments), Nobody())
+
+    with pytest.raises(TproxyError) as caught:
+        asyncio.run(scenario())
+    return caught.value
+
+
+@pytest.fixture(autouse=True)
+def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tracing, capturing):
+        monkeypatch.setattr(module, "MODULE", "tproxy_node.is_not_to_be_started")
+
+
+@pytest.mark.parametrize("name", ["trace", "capture"])
+def test_debuggers_only(tmp_path: Path, name: str) -> None:
+    error = refused(tmp_path, name, DEVELOPER, pod="shop/web-1")
+    assert error.message == f"{name} is for node debuggers"
+    assert error.exit_code == 4
+
+
+@pytest.mark.parametrize("name", ["trace", "capture"])
+@pytest.mark.parametrize("who", [DEBUGGER, ON_THE_NODE])
+@pytest.mark.parametrize(
+    ("pod", "message", "code"),
+    [
+        ("web-1", "'web-1' is not NAMESPACE/NAME of a pod", 2),
+        ("a/b/c", "'a/b/c' is not NAMESPACE/NAME of a pod", 2),
+        ("shop/none", "no pod shop/none runs on node node1", 3),
+        ("shop/web-3", "no pod shop/web-3 runs on node node1", 3),
+        ("shop/web-2", "pod shop/web-2 cannot be looked into: the pod uses its node's network", 3),
+    ],
+)
+def test_pods_that_are_not_there(tmp_path: Path, name: str, who: Asker, pod: str, message: str, code: int) -> None:
+    error = refused(tmp_path, name, who, pod=pod)
+    assert error.message.startswith(message)
+    assert error.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"events": ["nonsense"]}, "there is no event 'nonsense' to trace; there are state, "),
+        ({"events": "state"}, "the node daemon does not understand the question's events"),
+        ({"port": 65536}, "port must be a number from 0 to 65535"),
+        ({"rate": 0}, "rate must be a number from 1 to 20000"),
+        ({"seconds": 3601}, "seconds must be a number from 1 to 3600"),
+    ],
+)
+def test_nonsense(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    assert refused(tmp_path, "trace", DEBUGGER, **arguments).message.startswith(message)
+
+
+def test_captures_need_a_pod(tmp_path: Path) -> None:
+    assert refused(tmp_path, "capture", DEBUGGER).message == "'' is not NAMESPACE/NAME of a pod"
+    assert "snapLength" in refused(tmp_path, "capture", DEBUGGER, pod="shop/web-1", snapLength=1).message
+
+
+def test_who_asks_for_what_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        refused(tmp_path, "trace", DEBUGGER, pod="shop/none", port=80)
+    (record,) = [one for one in caplog.records if one.getMessage() == "asked: trace"]
+    assert vars(record)["user"] == "dana"
+    assert vars(record)["arguments"] == "pod=shop/none, port=80"
+
+
+def test_no_more_than_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "MAX_TRACES", 0)
+    assert refused(tmp_path, "trace", DEBUGGER).message == "too many traces run on this node"
+    monkeypatch.setattr(capturing, "MAX_CAPTURES", 0)
+    assert refused(tmp_path, "capture", DEBUGGER, pod="shop/web-1").message == "too many captures run on this node"
+
+
+def test_a_process_that_does_not_start(tmp_path: Path) -> None:
+    """`_no_process` names a module that there is none of."""
+    assert refused(tmp_path, "trace", DEBUGGER).message.startswith("the process that traces failed: ")

@@ -29,6 +29,7 @@ from tproxy_node.debug.questions import Questions
 from tproxy_node.debug.status import Here, Status
 from tproxy_node.debug.subjects import Subjects
 from tproxy_node.debug.tracing import Traces
+from tproxy_node.debug.why import Why
 from tproxy_node.dial.dialling import Dialling
 from tproxy_node.dial.origins import Origins
 from tproxy_node.dial.surroundings import Surroundings
@@ -109,6 +110,7 @@ class Daemon:
         subjects = Subjects(lambda: self._mirror.pods, places, options.node)
         Traces(subjects, self._relay).join(questions)
         Captures(subjects).join(questions)
+        Why(here, subjects).join(questions)
         self._asking.join(self._openings)
         # The first is for port-forwards, the second, if there is one, for who comes directly.
         doors = 2 if options.direct is not None else 1

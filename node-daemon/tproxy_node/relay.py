@@ -370,6 +370,10 @@ class PodRelay:
         transport.set_protocol(first)
         first.connection_made(transport)
 
+    def may_probe(self, host: str) -> bool:
+        """Whether a health check may come from this address."""
+        return self._probing is not None and self._probing.from_node(host)
+
     def _from_node(self, source: Address) -> bool:
         return self._probing is not None and self._probing.from_node(source.host)
 

@@ -26,6 +26,9 @@ EXPIRY_PERIOD_SECONDS = 15.0
 SUSPICIOUS_SECONDS = 3.0
 """A live stream is heard every two seconds; one that is quiet for longer is used only if there is no other."""
 
+MAX_GONE = 256
+"""Sessions that have ended and are remembered for `tproxy node flows`."""
+
 MAX_STREAMS = 8
 """Streams of one session on this node; a further one replaces the oldest."""
 
@@ -66,6 +69,7 @@ class Sessions:
         self._arrived = asyncio.Event()
         self._tasks = Tasks("sessions")
         self._carried = (0, 0)  # by streams that are closed
+        self._gone: dict[str, Session] = {}
 
     def start(self) -> None:
         """Begin to look for expired Sessions."""
@@ -99,6 +103,9 @@ class Sessions:
         if known is None or known.session.uid != session.uid:
             return
         del self._known[key], self._by_uid[session.uid]
+        self._gone[session.uid] = known.session
+        while len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
         self._expiry.forget(session.uid)
         self._close_streams(known, "the session was deleted")
 
@@ -123,9 +130,9 @@ class Sessions:
         return [stream for known in self._known.values() for stream in known.streams if stream.alive]
 
     def of(self, uid: str) -> Session | None:
-        """The Session, if it exists."""
+        """The Session, also if it has ended not long ago."""
         known = self._by_uid.get(uid)
-        return known.session if known is not None else None
+        return known.session if known is not None else self._gone.get(uid)
 
     def lost(self, uid: str) -> Lost | None:
         """The Session's stream that ended last, if one has."""

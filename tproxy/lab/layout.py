@@ -21,7 +21,7 @@ NETNS = Path("/run/netns")
 DEFAULT_NAME = "lab"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?")
-DEVELOPERS = ("eve",)
+DEVELOPERS = ("eve", "dora", "debbie")
 """Other developers who share the laptop with its first user: `laptop/eve`."""
 
 _PLACES = r"router|laptop|user|node[1-9]|pod-[0-9a-f]{8}"

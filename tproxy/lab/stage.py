@@ -15,7 +15,7 @@ from tproxy.kube.port import ENDPOINTSLICES, SERVICES
 from tproxy.lab import addresses as plan
 from tproxy.lab import daemons, network
 from tproxy.lab.addresses import Node, PodAddresses
-from tproxy.lab.api import admission
+from tproxy.lab.api import admission, rbac
 from tproxy.lab.api.app import make_app
 from tproxy.lab.api.authn import User, admin
 from tproxy.lab.api.resources import builtin_kinds, custom_kinds
@@ -151,7 +151,7 @@ class Stage:
         tokens: dict[str, User] = {}
         for path, user in (
             (self._layout.laptop_kubeconfig, laptop),
-            *((self._layout.developer_kubeconfig(name), admin(name)) for name in DEVELOPERS),
+            *((self._layout.developer_kubeconfig(name), _person(name)) for name in DEVELOPERS),
             (self._layout.daemon_kubeconfig, daemons.user()),
         ):
             token = secrets.token_hex(32)
@@ -255,3 +255,8 @@ def write_kubeconfig(path: Path, user: str, token: str) -> None:
     }
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
         json.dump(config, file, indent=2)
+
+
+def _person(name: str) -> User:
+    """Eve may do everything, as the laptop's user; Dora is a developer in namespace `dora`, Debbie a debugger."""
+    return {"dora": rbac.developer("dora", "dora"), "debbie": rbac.debugger("debbie")}.get(name, admin(name))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tproxy.errors import ClusterError, DeniedError, InvalidError, TproxyError
+from tproxy.kube.errors import NotFoundError
 from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS
 from tproxy.model.flow import NOWHERE, FlowKind, OpenRequest, ResetReason
 from tproxy.model.intercept import Intercept
@@ -43,7 +44,7 @@ class AskRequest:
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "AskRequest":
         """Read a request's body."""
-        node, question, arguments = body.get("node"), body.get("question"), body.get("arguments", {})
+        node, question, arguments = body.get("node", ""), body.get("question"), body.get("arguments", {})
         if not (isinstance(node, str) and isinstance(question, str) and isinstance(arguments, dict)):
             raise InvalidError("the daemon does not understand the question", "`tproxy quit`, then run it again")
         return cls(Where.of(body), node, question, arguments)
@@ -51,19 +52,19 @@ class AskRequest:
 
 async def ask(cluster: LaptopCluster, namespace: str, request: AskRequest, undoing: Tasks) -> AsyncIterator[Buffer]:
     """The answer's bytes as the node sends them. Raises TproxyError before the first, and where they end too early."""
-    if not request.node:
-        request = replace(request, node=await _node_of(cluster, str(request.arguments.get("pod", ""))))
-    if request.node not in await cluster.node_daemons():
-        raise no_daemon(request.node)
+    pod = str(request.arguments.get("pod") or "")
+    node = request.node or await _node_of(cluster, pod)
+    if node not in await cluster.node_daemons():
+        raise no_daemon(node)
     if await cluster.api.may("create", SESSIONS, SYSTEM_NAMESPACE):
         session = await session_in(cluster, SYSTEM_NAMESPACE, await cluster.user())
     else:
-        session = _own(cluster, namespace, request.node)
-    session.keep_for(request, [request.node])
+        session = _own(cluster, pod.partition("/")[0] or namespace, node)
+    session.keep_for(request, [node])
     try:
         session.prepare()
         await session.begin()
-        endpoint = await endpoint_of(session, request.node)
+        endpoint = await endpoint_of(session, node)
         async for piece in _answer(endpoint, request):
             yield piece
     finally:
@@ -102,7 +103,11 @@ async def _node_of(cluster: LaptopCluster, named: str) -> str:
     namespace, _, name = named.partition("/")
     if not namespace or not name or "/" in name:
         raise InvalidError(f"{named!r} is not NAMESPACE/NAME of a pod")
-    pod = Pod.from_object(await cluster.api.get(PODS, name, namespace))
+    try:
+        pod = Pod.from_object(await cluster.api.get(PODS, name, namespace))
+    except NotFoundError as error:
+        hint = f"`kubectl get pods -n {namespace}` lists those there are"
+        raise ClusterError(f"there is no pod {named}", hint) from error
     if not pod.node:
         raise ClusterError(f"pod {named} has no node yet", f"`kubectl describe pod -n {namespace} {name}` says why")
     return pod.node

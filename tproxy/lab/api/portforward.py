@@ -56,10 +56,9 @@ async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamRespons
     phase = pod.get("status", {}).get("phase", "Unknown")
     if phase != "Running":
         raise BadRequestError(f"unable to forward port because pod is not running. Current status={phase}")
-    await ws.prepare(http)
-    forward = _Forward(http, ws, pod, ports)
     with contextlib.suppress(ConnectionError):  # the client has gone
-        await forward.run(dial)
+        await ws.prepare(http)
+        await _Forward(http, ws, pod, ports).run(dial)
         await ws.close()
     return ws
 

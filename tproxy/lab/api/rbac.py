@@ -39,6 +39,11 @@ def developer(name: str, namespace: str, system_namespace: str = "tproxy-system"
     return User(name, rules=chart_rules("developer", namespace) + chart_rules("reach-nodes", system_namespace))
 
 
+def debugger(name: str, system_namespace: str = "tproxy-system") -> User:
+    """Somebody whom the chart's value `rbac.debuggers` lets ask why."""
+    return User(name, rules=chart_rules("debugger") + chart_rules("debugger-of-nodes", system_namespace))
+
+
 def node(name: str, groups: tuple[str, ...], system_namespace: str = "tproxy-system") -> User:
     """The node daemons' identity, where they are exposed."""
     own = chart_rules("node-in-its-own", system_namespace)

@@ -8,6 +8,7 @@ COMMANDS = {
     "ls": "List the nodes with a node daemon.",
     "status": "Show what is steered on nodes, by whom, and how that is.",
     "flows": "Show connections to intercepted ports of a node, and what became of them.",
+    "why": "Say why a new connection to a pod's port goes where it goes.",
     "capture": "Capture the packets of a pod's network.",
     "trace": "Show what the kernel does with sockets and packets of pods, as it happens.",
 }

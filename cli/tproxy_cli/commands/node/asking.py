@@ -8,7 +8,7 @@ from tproxy_cli.ui.console import Console
 
 
 def ask(console: Console, cluster: Json, node: str, question: str, arguments: Json | None = None) -> list[Json]:
-    """A whole answer. Raises TproxyError."""
+    """A whole answer; without `node`, of the one that has the pod of the arguments. Raises TproxyError."""
     body = {"cluster": cluster, "node": node, "question": question, "arguments": arguments or {}}
     return [dict(one) for one in daemon(console).ask(body) if not isinstance(one, bytes)]
 

@@ -103,16 +103,19 @@ class Case:
         return [str(TPROXY), "lab", "exec", "--name", self.lab, place, "--", *command]
 
     def tproxy(self, *arguments: str, who: str = "ada", shown: bool = False) -> str:
-        """`tproxy` on the laptop; each `who` has a laptop daemon of her own there."""
-        return self.run(*self.inside("laptop", *self.person(who), str(TPROXY), *arguments), shown=shown)
+        """`tproxy` on the laptop, as one of the people there; each has a laptop daemon of her own."""
+        return self.run(*self.hers(who, *arguments), shown=shown)
 
-    def person(self, who: str) -> list[str]:
-        """What makes a command hers."""
-        home = Layout(self.lab).place_directory("laptop") / f"case-{who}"
+    def hers(self, who: str, *arguments: str) -> list[str]:
+        """`tproxy` as a command of hers. Ada is the laptop's own user, with files of her own."""
+        if who != "ada":
+            return self.inside(f"laptop/{who}", str(TPROXY), *arguments)
+        home = Layout(self.lab).place_directory("laptop") / "case-ada"
         variables = {"XDG_RUNTIME_DIR": home / "run", "XDG_STATE_HOME": home / "state", "XDG_CONFIG_HOME": home}
         for path in variables.values():
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return ["env", *(f"{name}={path}" for name, path in variables.items())]
+        environment = [f"{name}={path}" for name, path in variables.items()]
+        return self.inside("laptop", "env", *environment, str(TPROXY), *arguments)
 
     def daemon(self) -> int:
         """The process of Ada's laptop daemon."""
@@ -138,7 +141,7 @@ class Case:
         return one["name"], one["node"], one["addresses"][0]
 
     def why(self, port: int, *options: str, who: str = "debbie") -> str:
-        """Ask the node, as somebody with a laptop of her own."""
+        """Ask the node; Debbie has the debugger's role and no other."""
         name, _, _ = self.pod()
         print(f"{who}$ tproxy node why {self.namespace}/{name}:{port} {' '.join(options)}", flush=True)
         return self.tproxy("node", "why", f"{self.namespace}/{name}:{port}", *options, who=who, shown=True)
@@ -207,7 +210,7 @@ def tunnel_stalled(case: Case) -> Iterator[str]:
         _, node, _ = case.pod()
         # Debbie is connected already: for three seconds the laptop is silent and not yet given up.
         watching = subprocess.Popen(
-            case.inside("laptop", *case.person("debbie"), str(TPROXY), "node", "flows", node, "--follow", "-o", "json"),
+            case.hers("debbie", "node", "flows", node, "--follow", "-o", "json"),
             stdout=subprocess.PIPE,
         )
         try:
@@ -225,7 +228,7 @@ def tunnel_stalled(case: Case) -> Iterator[str]:
                 os.kill(daemon, signal.SIGCONT)
         finally:
             watching.terminate()
-            watching.wait(10)
+            watching.communicate(timeout=10)
 
 
 def overlapping_match(case: Case) -> Iterator[str]:

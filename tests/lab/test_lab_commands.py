@@ -72,7 +72,10 @@ def test_a_pod_gives_its_own_environment(lab: Any) -> None:
         (
             ["moon", "--", "true"],
             2,
-            ["no place 'moon'", "laptop, laptop/eve, user, node/1, node/2 and pod/NAMESPACE/NAME"],
+            [
+                "no place 'moon'",
+                "laptop, laptop/eve, laptop/dora, laptop/debbie, user, node/1, node/2 and pod/NAMESPACE/NAME",
+            ],
         ),
         (["node/7", "--", "true"], 2, ["no node '7'", "node/1, node/2"]),
         (["pod/tproxy-system/tproxy-node-nod1", "--", "true"], 2, ["has no pod", "tproxy-node-node1"]),

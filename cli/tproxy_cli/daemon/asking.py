@@ -7,7 +7,7 @@ others ask with the Session of the intercepts they have, and are told about thes
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 

@@ -175,9 +175,9 @@ PLACES = {
 @pytest.mark.parametrize(
     ("place", "hint"),
     [
-        ("moon", "laptop, laptop/eve, user, node/1, node/2 and pod/NAMESPACE/NAME"),
+        ("moon", "laptop, laptop/eve, laptop/dora, laptop/debbie, user, node/1, node/2 and pod/NAMESPACE/NAME"),
         ("node/3", "node/1, node/2"),
-        ("node/x/y", "laptop, laptop/eve, user"),
+        ("node/x/y", "laptop, laptop/eve, laptop/dora, laptop/debbie, user"),
         ("pod/shop/wbe-5d9f-abcde", "web-5d9f-abcde"),
         ("pod/shop/db", "db-1-x, db-1-y"),
         ("pod/empty/web", "lab status"),

@@ -56,8 +56,11 @@ async def serve(http: web.Request, pod: Object, dial: Dial) -> web.StreamRespons
     phase = pod.get("status", {}).get("phase", "Unknown")
     if phase != "Running":
         raise BadRequestError(f"unable to forward port because pod is not running. Current status={phase}")
-    with contextlib.suppress(ConnectionError):  # the client has gone
+    try:
         await ws.prepare(http)
+    except ConnectionError:  # the client has gone
+        return web.Response()
+    with contextlib.suppress(ConnectionError):
         await _Forward(http, ws, pod, ports).run(dial)
         await ws.close()
     return ws

@@ -63,7 +63,7 @@ def test_a_person_sees_what_happens_and_a_summary(scene: Scene) -> None:
     node, name = pod["node"], f"{scene.namespace}/{pod['name']}"
     before = programs(), maps()
     with following(scene.lab, "trace", node, "--pod", name, "--events", "state,reset-sent,drop,steer") as trace:
-        trace.until("tracing 1 pods")
+        trace.until("tracing 1 pod of node")
         trace.until("LOCAL")
         assert len(tracing(scene.daemon(node))) == 1
         scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")

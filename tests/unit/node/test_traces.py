@@ -2,21 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from tproxy_node.child import Child
 from tproxy_node.debug import capturing, tracing
 from tproxy_node.debug.capturing import Captures
 from tproxy_node.debug.questions import ON_THE_NODE, Asker, Question, Questions
 from tproxy_node.debug.subjects import Subjects
 from tproxy_node.debug.tracing import Traces
-from tproxy_node.places import Places
+from tproxy_node.places import Place, Places
 from tproxy_node.relay import Limits, Relay
 
 from tproxy.errors import TproxyError
 from tproxy.model.pod import Pod
+from tproxy.netns.handle import Netns
 from tproxy.tunnel.conn import Buffer
 
 DEBUGGER = Asker("uid-d", "tproxy-system/dana", "dana", "tproxy-system", everything=True)
@@ -116,6 +120,48 @@ def test_no_more_than_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert refused(tmp_path, "trace", DEBUGGER).message == "too many traces run on this node"
     monkeypatch.setattr(capturing, "MAX_CAPTURES", 0)
     assert refused(tmp_path, "capture", DEBUGGER, pod="shop/web-1").message == "too many captures run on this node"
+
+
+class Watching:
+    """What a trace's process is told, and which namespaces there are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pods: list[Pod] = []
+        self.told: list[tuple[list[str], list[int]]] = []
+        self.inodes: dict[str, int] = {}
+        monkeypatch.setattr(Places, "find", self.find)
+
+    def find(self, pods: Iterable[Pod]) -> dict[str, Place]:
+        # A memory file has an inode, as a namespace has.
+        found = {pod.uid: Place(pod, Netns(os.memfd_create("netns"))) for pod in pods}
+        self.inodes |= {uid: place.netns.id.inode for uid, place in found.items()}
+        return found
+
+    def tell(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        added = [one["pod"] for one in message.get("add", ())]
+        assert [os.fstat(fd).st_ino for fd in descriptors] == [one["inode"] for one in message.get("add", ())]
+        self.told.append((added, message.get("remove", [])))
+
+
+def test_pods_that_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watching = Watching(monkeypatch)
+    one, two = (Pod("shop", f"web-{n}", f"uid-{n}", phase="Running", addresses=(f"10.0.0.{n}",)) for n in (1, 2))
+
+    async def scenario() -> None:
+        subjects = Subjects(lambda: watching.pods, Places(tmp_path), "node1")
+        child = cast(Child, watching)
+        trace = tracing._Trace(tracing._Asked("", ["state"], 0, 1), child, subjects, None)
+        for pods in ([one], [one, two], [one, two], [two], [replace(two, addresses=("10.0.0.9",))]):
+            watching.pods = list(pods)
+            await trace.follow()
+
+    asyncio.run(scenario())
+    first, again = watching.told[0], watching.told[-1]
+    assert first == (["web-1"], [])
+    assert watching.told[1] == (["web-2"], [])
+    assert watching.told[2] == ([], [watching.inodes["uid-1"]])
+    assert len(watching.told) == 5, "a pod with another address has another network"
+    assert again == (["web-2"], [])
 
 
 def test_a_process_that_does_not_start(tmp_path: Path) -> None:

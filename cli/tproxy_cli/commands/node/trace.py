@@ -103,7 +103,7 @@ def trace(
                 summary = one["summary"]
             elif "watching" in one:
                 if not one["watching"] or summary is None:
-                    console.hint(f"tracing {one['watching']} pods of node {node}; Ctrl-C ends it")
+                    console.hint(f"tracing {_pods(one['watching'])} of node {node}; Ctrl-C ends it")
                 if summary is None and output == "table":
                     console.out(show_trace.line(show_trace.COLUMNS))
             elif output == "json":
@@ -112,8 +112,11 @@ def trace(
                 console.out(show_trace.line(show_trace.row(one)))
     except KeyboardInterrupt:
         pass  # which is how it is meant to end
-    if summary is not None:
-        if output == "json":
-            console.out(json.dumps({"summary": summary}, ensure_ascii=False))
-        else:
-            console.out("\n".join(["", *show_trace.summary(summary)]))
+    finally:
+        if summary is not None:
+            text = json.dumps({"summary": summary}, ensure_ascii=False)
+            console.out(text if output == "json" else "\n".join(["", *show_trace.summary(summary)]))
+
+
+def _pods(count: object) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"

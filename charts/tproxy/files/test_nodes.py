@@ -53,4 +53,5 @@ def main(host: str, port: int, version: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    # An empty text would be an error as well.
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]) or 0)

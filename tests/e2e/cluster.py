@@ -122,10 +122,10 @@ class Cluster:
     def _images(self) -> Path:
         """An archive of every image: the node daemon's, and one of applications on top of it."""
         archive = images.Archive()
-        self.image = archive.read(_path_of("node-image"))
+        self.image = archive.read(path_of("node-image"))
         archive.program(PAUSE, find_programs() / "pause")
-        archive.program("localhost/coredns:1", _path_of("coredns"))
-        sources = [*EDGY_CORP.glob("*.py"), ROOT / "tests" / "lab" / "many.py", *HERE.glob("apps/*.py")]
+        archive.program("localhost/coredns:1", path_of("coredns"))
+        sources = [*EDGY_CORP.glob("*.py"), *(ROOT / "tests" / "lab" / name for name in ("hello.py", "many.py"))]
         archive.on_top(APP, self.image, {f"{APPS[1:]}/{path.name}": path for path in sources}, APPS)
         for service in SERVICES:
             archive.alias(f"docker.io/edgy-corp/{service}:1", APP)
@@ -134,7 +134,7 @@ class Cluster:
         return path
 
 
-def _path_of(script: str) -> Path:
+def path_of(script: str) -> Path:
     """What a script in .ci makes, if it is not there, and prints the path of."""
     done = subprocess.run([ROOT / ".ci" / script], check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.strip())

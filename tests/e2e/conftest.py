@@ -5,47 +5,17 @@ release     the chart in it
 cluster     a whole cluster of two nodes, with the chart, Edgy Corp's application and a laptop
 """
 
-import subprocess
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, find_helm
 from tests.chart.rights import PLACES, VALUES, VIEWER
+from tests.e2e.chart import Release
 from tests.e2e.cluster import SERVICES, Cluster, edgy_corp
-from tests.e2e.control_plane import DEVELOPERS, ControlPlane, find_programs
+from tests.e2e.control_plane import ControlPlane, find_programs
 from tests.e2e.person import Person
 from tproxy.lab.ordinary import USER
-
-
-class Release:
-    """The chart, installed by Helm as an administrator would."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
-        self._helm = find_helm()
-
-    def helm(self, *arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
-        """Run Helm in the release's namespace; what it prints. Raises AssertionError with what it has against it."""
-        command = [self._helm, f"--kubeconfig={self._plane.kubeconfig}", "--namespace=tproxy-system", *arguments]
-        if values is not None:
-            command += ["--values", "-"]
-        done = subprocess.run(
-            self._plane.inside(*command),
-            input=yaml.safe_dump(dict(values or {})),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def install(self, values: Mapping[str, Any]) -> str:
-        """`helm install`, and what it prints."""
-        return self.helm("install", "tproxy", CHART, "--create-namespace", values=values)
 
 
 @pytest.fixture(scope="session")
@@ -71,15 +41,8 @@ def release(plane: ControlPlane) -> Release:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("cluster")) as running:
-        running.kubectl("create", "namespace", "shop")
-        registry, _, repository = running.image.partition("/")
-        repository, _, tag = repository.partition(":")
-        image = {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never"}
-        developers = [{"kind": "User", "name": name} for name in DEVELOPERS]
-        rbac = {"developers": {"shop": {"namespaces": ["shop"], "subjects": developers}}}
-        Release(running.plane).install({"image": image, "rbac": rbac})
+        Release(running.plane).install_on(running)
         running.apply(edgy_corp(), "shop")
-        running.kubectl("rollout", "status", "-n", "tproxy-system", "daemonset/tproxy-node", "--timeout=60s")
         for service in SERVICES:
             running.kubectl("rollout", "status", "-n", "shop", f"deployment/{service}", "--timeout=60s")
         yield running

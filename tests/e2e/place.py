@@ -113,6 +113,8 @@ class Process:
             # It may end this very moment, and then has no child any more.
             with contextlib.suppress(ProcessLookupError, IndexError):
                 self.signal(signal.SIGKILL)
+            # `nsenter` stops when its child is stopped, and stays so when that goes on.
+            self._process.kill()
         self._process.wait()
 
     @property

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.chart.rights import NODE
-from tests.e2e.conftest import Release
+from tests.e2e.chart import Release
 from tests.e2e.control_plane import ROOT, ControlPlane, free_ports
 from tests.unit.model import objects
 from tproxy.kube.api import ApiCluster

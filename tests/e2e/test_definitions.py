@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Release
+from tests.e2e.chart import Release
 from tests.e2e.control_plane import ControlPlane
 from tests.unit.model import objects
 from tproxy.errors import TproxyError

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.chart.rendering import CHART
-from tests.e2e.conftest import Release
+from tests.e2e.chart import Release
 from tests.e2e.control_plane import ControlPlane, find_programs
 from tests.unit.model import objects
 from tproxy.kube.api import ApiCluster

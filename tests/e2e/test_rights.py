@@ -7,7 +7,7 @@ import pytest
 from tproxy_cli.doctor import cluster as doctor
 
 from tests.chart.rights import USERS, Case, cases
-from tests.e2e.conftest import Release
+from tests.e2e.chart import Release
 from tests.e2e.control_plane import ControlPlane
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.config import load

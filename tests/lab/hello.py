@@ -51,6 +51,8 @@ class Server(ThreadingHTTPServer):
 
     address_family = socket.AF_INET6
     daemon_threads = True
+    # Everybody who waited for a laptop that is gone comes at once.
+    request_queue_size = 1024
 
 
 if __name__ == "__main__":

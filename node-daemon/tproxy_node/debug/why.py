@@ -231,7 +231,15 @@ class Why:
         staying = steered.relay.pool.staying.get(port.port)
         if staying is None:
             return 0
-        return _connections(steered.place.netns, port.port, source) if source else staying.count
+        if not source:
+            return staying.count
+        live = self._here.relay.flows.live
+        ours = sum(
+            flow.pod.uid == steered.relay.pod.uid and flow.destination.port == port.port
+            for flow in live
+            if flow.client.host == source
+        )
+        return max(0, _connections(steered.place.netns, port.port, source) - ours)
 
     def _services(self, pod: Pod) -> Iterable[tuple[str, int]]:
         """Services that send to the pod, and to which of its TCP ports."""
@@ -300,16 +308,13 @@ def _uid(candidates: dict[str, Candidate], chosen: Candidate) -> str:
 
 
 def _connections(netns: Netns, port: int, source: str) -> int:
-    """Established ones of `source` which the app's side holds."""
+    """Established ones of `source` to a port of the pod, the app's and the relay's."""
     connections = ConnectionList(netns)
+    packed = ipaddress.ip_address(source).packed
+    # As the kernel has it, by the family of the socket: IPv4 in an IPv6 socket is mapped.
+    peers = {(bytes(10) + b"\xff\xff" + packed)[-16:], packed.ljust(16, b"\0")}
     try:
-        packed = ipaddress.ip_address(source).packed
-        mapped = bytes(10) + b"\xff\xff" + packed
-        return sum(
-            1
-            for one in connections.of(port)
-            if one.addresses[1][: len(packed)] == packed or one.addresses[1] == mapped[-16:]
-        )
+        return sum(one.addresses[1] in peers for one in connections.of(port))
     except OSError:
         return 0
     finally:

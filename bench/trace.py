@@ -72,7 +72,8 @@ async def tracing(network: PodNetwork) -> AsyncIterator[Traced]:
             {"add": [{"inode": network.pod.netns.id.inode, "namespace": "shop", "pod": "web-1"}]},
             [network.pod.netns.fileno()],
         )
-        assert json.loads(await child.line()) == {"watching": 1}
+        while json.loads(await child.line()) != {"watching": 1}:
+            pass
         traced = Traced(child)
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(traced.read())

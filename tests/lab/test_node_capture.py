@@ -1,10 +1,12 @@
 """`tproxy node capture`, as a person uses it, read back by tcpdump."""
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.lab.conftest import environment
 from tests.lab.laptop import TPROXY
 from tests.lab.scene import PORT, Scene
 from tests.lab.test_node_trace import following
@@ -78,3 +80,21 @@ def test_what_cannot_be_captured(scene: Scene, tmp_path: Path) -> None:
         assert message in done.stderr, done.stderr
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_on_the_node_itself(scene: Scene, tmp_path: Path) -> None:
+    node, file = scene.pods()[0]["node"], tmp_path / "web.pcapng"
+    asked = (named(scene), "--port", str(PORT), "--packets", "2", "--socket", str(scene.lab.layout.daemon_socket(node)))
+    with file.open("wb") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tproxy_node", "debug", "capture", *asked], stdout=stdout, env=environment()
+        )
+        try:
+            deadline = time.monotonic() + 30
+            while process.poll() is None and time.monotonic() < deadline:
+                asks(scene)
+            assert process.wait(1) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert len(shown(file)) == 2

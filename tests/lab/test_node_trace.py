@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.kernel.tracing import maps, programs
+from tests.lab.conftest import environment
 from tests.lab.laptop import TPROXY
 from tests.lab.scene import PORT, Scene
 
@@ -117,3 +119,25 @@ def test_no_more_than_two(scene: Scene) -> None:
         scene.lab.wait(lambda: one.process.poll() or two.process.poll(), "one of them to say that it is over")
     ended = one if one.process.returncode == 3 else two
     assert ended.process.returncode == 3
+
+
+def test_on_the_node_itself(scene: Scene) -> None:
+    pod = scene.pods()[0]
+    name = f"{scene.namespace}/{pod['name']}"
+    command = [
+        "env", "--default-signal=INT", sys.executable, "-m", "tproxy_node", "debug", "trace",
+        "--socket", str(scene.lab.layout.daemon_socket(pod["node"])), "--pod", name, "--port", str(PORT),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), start_new_session=True
+    )
+    trace = Following(process)
+    try:
+        trace.until("LOCAL")
+        scene.lab.exec("user", "curl", "-sg", f"http://{scene.address()}:{PORT}/")
+        trace.until(f"{scene.address()}:{PORT} ", "LAST_ACK -> CLOSE")
+        assert " s: " in trace.interrupt()
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate(timeout=30)

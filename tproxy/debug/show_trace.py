@@ -1,6 +1,7 @@
 """A trace for people: an event to a line, and at the end how much there was of what."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,40 @@ _DECIDED = {
     "limit": "its session has as many connections as it may have",
     "no_tunnel": "its session has no tunnel to this node",
 }
+
+
+class TraceText:
+    """What to print of an answer to `trace`, piece by piece: `output` is `table`, or `json` for an object to a line."""
+
+    def __init__(self, output: str) -> None:
+        self.watching: int | None = None
+        self._json = output == "json"
+        self._summary: Json | None = None
+
+    def feed(self, one: Json) -> Iterator[str]:
+        """Lines for this piece of the answer."""
+        if "summary" in one:
+            self._summary = one["summary"] if isinstance(one["summary"], Mapping) else {}
+        elif "watching" in one:
+            if self.watching is None and not self._json:
+                yield line(COLUMNS)
+            self.watching = int(_number(one["watching"]))
+        elif "event" in one:
+            yield json.dumps(one, ensure_ascii=False) if self._json else line(row(one))
+
+    def end(self) -> Iterator[str]:
+        """Lines for the end, however that comes: how much there was of what."""
+        if self._summary is None:
+            return
+        if self._json:
+            yield json.dumps({"summary": self._summary}, ensure_ascii=False)
+        else:
+            yield from ("", *summary(self._summary))
+
+    @property
+    def watched(self) -> str:
+        """How many pods are traced, for people."""
+        return "1 pod" if self.watching == 1 else f"{self.watching or 0} pods"
 
 
 def line(cells: Sequence[object]) -> str:

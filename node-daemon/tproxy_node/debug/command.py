@@ -3,7 +3,8 @@
 python -m tproxy_node debug status
 python -m tproxy_node debug flows --pod shop/web-1 --follow
 python -m tproxy_node debug why shop/web-1:8080 --header x-user=ada
-python -m tproxy_node debug ask trace pod=shop/web-1
+python -m tproxy_node debug trace --pod shop/web-1 --port 8080
+python -m tproxy_node debug capture shop/web-1 > web.pcapng
 python -m tproxy_node debug status --offline     the daemon is dead or hangs: what the kernel holds
 """
 
@@ -12,13 +13,16 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tproxy.debug import show_flows, show_offline, show_status, show_why
+from tproxy.debug import show_flows, show_offline, show_status, show_trace, show_why
 from tproxy.debug.answer import AnswerReader
 from tproxy.errors import ClusterError, InvalidError, TproxyError
+from tproxy.model.tracing import EVENTS, MAX_PACKETS, RATE, SNAP_LENGTH
+from tproxy.model.tracing import SECONDS as SECONDS_OF_TRACES
+from tproxy.trace.pcapng import Blocks
 from tproxy_node.debug import offline
 from tproxy_node.debug.door import DEFAULT
 
@@ -72,6 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("--method", default="")
     why.add_argument("--path", default="")
     why.add_argument("--no-try", action="store_true", help="leave the local app alone")
+    trace = commands.add_parser("trace", parents=[shared], help="what the kernel does with pods' sockets and packets")
+    trace.add_argument("--pod", default="", metavar="NS/POD")
+    trace.add_argument("--port", type=int, default=0, metavar="N")
+    trace.add_argument("--events", default=",".join(EVENTS), metavar="NAME,…")
+    trace.add_argument("--rate", type=int, default=RATE, metavar="N")
+    trace.add_argument("--seconds", type=int, default=SECONDS_OF_TRACES, metavar="N")
+    capture = commands.add_parser("capture", parents=[shared], help="a pod's packets as pcapng, to stdout")
+    capture.add_argument("pod", metavar="NS/POD")
+    capture.add_argument("--port", type=int, default=0, metavar="N")
+    capture.add_argument("--snap-length", type=int, default=SNAP_LENGTH, metavar="BYTES")
+    capture.add_argument("--packets", type=int, default=MAX_PACKETS, metavar="N")
+    capture.add_argument("--seconds", type=int, default=SECONDS_OF_TRACES, metavar="N")
     ask = commands.add_parser("ask", parents=[shared], help="any question, its answer as it is")
     ask.add_argument("question")
     ask.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help="a VALUE that is JSON is taken as such")
@@ -95,11 +111,37 @@ def _run(chosen: argparse.Namespace) -> None:
         found = list(_lines(chosen, "why", _about(chosen)))
         remedy = show_why.verdict(found).get("remedy")
         _show(chosen, found, show_why.text(found) + (f"\nhint: {remedy}" if remedy else ""))
+    elif chosen.command == "trace":
+        _trace(chosen)
+    elif chosen.command == "capture":
+        arguments = {name: getattr(chosen, name) for name in ("pod", "port", "packets", "seconds")}
+        blocks = Blocks()  # only whole ones are passed on: a file that ends within one is broken
+        pieces = _ask(chosen.socket, "capture", arguments | {"snapLength": chosen.snap_length})
+        with contextlib.suppress(KeyboardInterrupt):
+            _pass_on(one.data for piece in pieces if isinstance(piece, bytes) for one in blocks.feed(piece))
     else:
-        for piece in _ask(chosen.socket, chosen.question, _pairs(chosen.arguments)):
-            out = sys.stdout.buffer
-            out.write(piece if isinstance(piece, bytes) else json.dumps(piece, ensure_ascii=False).encode() + b"\n")
-            out.flush()
+        _pass_on(_ask(chosen.socket, chosen.question, _pairs(chosen.arguments)))
+
+
+def _pass_on(pieces: Iterable[Json | bytes]) -> None:
+    out = sys.stdout.buffer
+    for piece in pieces:
+        out.write(piece if isinstance(piece, bytes) else json.dumps(piece, ensure_ascii=False).encode() + b"\n")
+        out.flush()
+
+
+def _trace(chosen: argparse.Namespace) -> None:
+    arguments = {name: getattr(chosen, name) for name in ("pod", "port", "rate", "seconds")}
+    shown = show_trace.TraceText(chosen.output)
+    try:
+        for one in _lines(chosen, "trace", arguments | {"events": chosen.events.split(",")}):
+            for line in shown.feed(one):
+                print(line, flush=True)
+    except KeyboardInterrupt:
+        pass  # which is how it is meant to end
+    finally:
+        for line in shown.end():
+            print(line, flush=True)
 
 
 def _show(chosen: argparse.Namespace, found: Sequence[Json], text: str) -> None:

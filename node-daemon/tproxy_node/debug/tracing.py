@@ -69,6 +69,7 @@ class Traces:
             raise TproxyError(_BUSY, f"end one of them, or wait: no more than {MAX_TRACES} run at a time")
         self._running += 1
         try:
+            await reply.line({"preparing": True})
             await self._run(_Asked(pod, events, port, rate), seconds, reply)
         finally:
             self._running -= 1

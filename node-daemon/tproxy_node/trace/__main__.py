@@ -5,7 +5,7 @@ in    {"events": ["state", …], "port": 0, "rate": 1000, "memory": 268435456}  
       {"remove": [4026532201]}
       the end: leave
 out   {"event": …}       one line each
-      {"summary": …}     twice a second: everything since the beginning
+      {"summary": …}     twice a second and more: everything since the beginning
       {"error": …, "hint": …}
 """
 
@@ -45,6 +45,7 @@ def _trace(control: socket.socket) -> None:
     confined.limit(asked["memory"])
     tracing = Tracing(frozenset(asked["events"]), asked["port"], asked["rate"], _write)
     _write({"ready": True})
+    tracing.sum_up()
     control.setblocking(False)
     while True:
         try:

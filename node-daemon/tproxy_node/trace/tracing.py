@@ -17,6 +17,8 @@ from tproxy_node.trace import confined
 TURN_MILLISECONDS = 100
 LOOK_SECONDS = 0.5
 SUMMARY_SECONDS = 0.5
+FRESH_SECONDS = 0.2
+"""How often to sum up while nothing happens, and while something does: whoever is interrupted has the last one only."""
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -37,6 +39,7 @@ class Tracing:
         self._port = port
         self._watched: dict[int, _Watched] = {}
         self._overflows = 0
+        self._news = False
         self._zero = monotonic_zero()
         confined.see_tracepoints()
         btf = Btf()
@@ -78,9 +81,13 @@ class Tracing:
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
             self._look()
-        if now - self._summed >= SUMMARY_SECONDS:
-            self._summed = now
-            self._write({"summary": self._summary(now)})
+        if now - self._summed >= (FRESH_SECONDS if self._news else SUMMARY_SECONDS):
+            self.sum_up()
+
+    def sum_up(self) -> None:
+        """Write how much there was of what, up to now."""
+        self._summed, self._news = time.monotonic(), False
+        self._write({"summary": self._summary(self._summed)})
 
     def _drop(self, inode: int) -> None:
         watched = self._watched.pop(inode, None)
@@ -94,6 +101,7 @@ class Tracing:
         inode, event = report.read(data[: report.SIZE], self._names, self._zero)
         watched = self._watched.get(inode)
         if watched is not None:
+            self._news = True
             self._write({**event, **watched.pod})
 
     def _look(self) -> None:

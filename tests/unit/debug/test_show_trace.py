@@ -1,5 +1,6 @@
 """A trace for people."""
 
+import json
 from typing import Any
 
 from hypothesis import given
@@ -62,6 +63,36 @@ def test_a_summary() -> None:
         "        4us - 8us 3 ########################################",
     ]
     assert show_trace.summary({}) == ["0.0 s: nothing happened"]
+
+
+def told(output: str) -> tuple[list[str], list[str]]:
+    text = show_trace.TraceText(output)
+    assert text.watched == "0 pods"
+    answer: list[dict[str, Any]] = [
+        {"preparing": True},
+        {"watching": 1},
+        {"summary": {"seconds": 1, "events": {}}},
+        BASE | {"event": "retransmit", "state": "ESTABLISHED"},
+        {"watching": 2},
+        {"summary": {"seconds": 2, "events": {"retransmit": 1}}},
+    ]
+    lines = [line for one in answer for line in text.feed(one)]
+    assert text.watched == "2 pods"
+    return lines, list(text.end())
+
+
+def test_an_answer_as_a_table() -> None:
+    (heads, event), end = told("table")
+    assert heads.split() == ["TIME", "EVENT", "POD", "LOCAL", "REMOTE", "WHAT"]
+    assert event.endswith("10.0.0.2:4321             ESTABLISHED")
+    assert end == ["", "2.0 s: 1 retransmit"]
+    assert list(show_trace.TraceText("table").end()) == [], "nothing has come"
+
+
+def test_an_answer_as_json() -> None:
+    (event,), (summary,) = told("json")
+    assert json.loads(event)["event"] == "retransmit"
+    assert json.loads(summary) == {"summary": {"seconds": 2, "events": {"retransmit": 1}}}
 
 
 @given(st.dictionaries(st.sampled_from(["event", "time", "local", "pod", "count", "refused"]), st.text() | st.none()))

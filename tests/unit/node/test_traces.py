@@ -33,10 +33,10 @@ PODS = (
 
 
 class Nobody:
-    """A reply that nothing is to be said to."""
+    """A reply that no answer is to be given to."""
 
     async def line(self, value: Mapping[str, Any]) -> None:
-        raise AssertionError(value)
+        assert value == {"preparing": True}
 
     async def send(self, data: Buffer) -> None:
         raise AssertionError(bytes(data))

@@ -1,6 +1,5 @@
 """`tproxy node trace`: what the kernel of a node does with sockets and packets of pods, as it happens."""
 
-import json
 from typing import Any
 
 import click
@@ -92,31 +91,23 @@ def trace(
         "rate": rate,
         "seconds": seconds,
     }
-    summary: Any = None
+    shown = show_trace.TraceText(output)
     console.progress(f"preparing to trace on node {node}")
     answer = daemon(console).ask({"cluster": cluster, "node": node, "question": "trace", "arguments": arguments})
     try:
         for one in answer:
             if not isinstance(one, dict):
                 continue
-            if "summary" in one:
-                summary = one["summary"]
-            elif "watching" in one:
-                if not one["watching"] or summary is None:
-                    console.hint(f"tracing {_pods(one['watching'])} of node {node}; Ctrl-C ends it")
-                if summary is None and output == "table":
-                    console.out(show_trace.line(show_trace.COLUMNS))
-            elif output == "json":
-                console.out(json.dumps(one, ensure_ascii=False))
-            elif "event" in one:
-                console.out(show_trace.line(show_trace.row(one)))
+            before = shown.watching
+            text = list(shown.feed(one))
+            if before is None and shown.watching is not None:
+                console.hint(f"tracing {shown.watched} of node {node}; Ctrl-C ends it")
+            elif before and not shown.watching:
+                console.warn("there is no pod to trace any more", "Ctrl-C ends it; another may come")
+            for line in text:
+                console.out(line)
     except KeyboardInterrupt:
         pass  # which is how it is meant to end
     finally:
-        if summary is not None:
-            text = json.dumps({"summary": summary}, ensure_ascii=False)
-            console.out(text if output == "json" else "\n".join(["", *show_trace.summary(summary)]))
-
-
-def _pods(count: object) -> str:
-    return "1 pod" if count == 1 else f"{count} pods"
+        for line in shown.end():
+            console.out(line)

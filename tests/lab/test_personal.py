@@ -125,6 +125,34 @@ def test_bodies_of_every_kind(sharing: Both, tmp_path: Path) -> None:
     assert asked(ada, "-I", "-H", "x-user: ada").startswith("HTTP/1.1 200 OK")
 
 
+def test_every_condition_counts(both: Both) -> None:
+    """Baggage, which travels between services by itself, the path and the method; and an app that is down."""
+    ada, eve = both
+    flags = ("--http-baggage", "user=ada", "--http-path-prefix", "/api", "--http-method", "POST")
+    baggage = ("-H", "baggage: tenant=7, user=ada;ttl=1")
+    try:
+        ada.begin(*flags)
+        eve.begin("--http-header", "x-user=~e.e", "--http-path-regex", "/[a-z]+", "--fallback-when-refused")
+        api = ("-X", "POST", f"{ada.url()}api/v1?x")
+        assert asked(ada, *baggage, *api) == "ada -\n"
+        assert asked(ada, *baggage, "-H", "x-user: eve", *api) == "ada eve\n"
+        assert asked(ada, *api).startswith("web-")
+        assert asked(ada, *baggage, f"{ada.url()}api/v1").startswith("web-")
+        assert asked(ada, *baggage, "-X", "POST", f"{ada.url()}apis").startswith("web-")
+        assert asked(ada, "-H", "x-user: eve", f"{ada.url()}slow") == "eve eve\n"
+        assert asked(ada, "-H", "x-user: eve", f"{ada.url()}slow/1").startswith("web-")
+        eve.stop_app()
+        try:
+            assert re.fullmatch(r"web-\S+ eve\n", asked(ada, "-H", "x-user: eve", f"{ada.url()}any"))
+        finally:
+            eve.start_app()
+        [shown] = eve.json("status")["clusters"][0]["intercepts"]
+        assert (shown["requests"]["matched"], shown["requests"]["fallback"]) == (1, 1)
+    finally:
+        for one in both:
+            one.end()
+
+
 def test_two_developers_behind_one_pool(both: Both, tmp_path: Path) -> None:
     """Every request of connections that everybody shares is answered by the right place, also of old ones."""
     with ingress(both[0], tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -19,8 +20,9 @@ from tests.lab.developers import Developer, developers
 from tests.lab.laptop import network
 from tests.lab.scene import PORT
 from tproxy.kube.port import DEPLOYMENTS, NAMESPACES
+from tproxy.rpc import certificate
 
-REDIS, SMTP, SILENT, POSTGRES = 6379, 2525, 7000, 5432
+REDIS, SMTP, SILENT, POSTGRES, TLS = 6379, 2525, 7000, 5432, 8443
 OTHERS = """
 apiVersion: apps/v1
 kind: Deployment
@@ -45,6 +47,10 @@ spec:
         command: {postgres}
         ports: [{{containerPort: {port}}}]
         readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}
+      - name: tls
+        command: [python, -c, {tls_server}, {certificate}]
+        ports: [{{containerPort: {tls}}}]
+        readinessProbe: {{tcpSocket: {{port: {tls}}}, periodSeconds: 1}}
       - name: echo
         command: [python, -c, {echo}]
         ports: [{{containerPort: {silent}}}]
@@ -59,6 +65,23 @@ class Echo(socketserver.BaseRequestHandler):
         self.request.sendall(b"the end")
 socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer(("", {SILENT}), Echo).serve_forever()
+"""
+TLS_SERVER = f"""
+import asyncio, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1])
+context.set_alpn_protocols(["h2", "http/1.1"])
+names = {{}}
+context.sni_callback = lambda sock, name, context: names.update({{sock: name}})
+async def serve(reader, writer):
+    tls = writer.get_extra_info("ssl_object")
+    request = await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(f"{{names.get(tls)}} {{tls.selected_alpn_protocol()}} {{len(request)}}".encode())
+    writer.close()
+async def main():
+    async with await asyncio.start_server(serve, "", {TLS}, ssl=context) as server:
+        await server.serve_forever()
+asyncio.run(main())
 """
 MAIL = """
 import smtplib, sys, time
@@ -87,14 +110,18 @@ def database() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def ada(lab: Any) -> Iterator[Developer]:
+def ada(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Developer]:
     """She intercepts requests on every port."""
     lab.client.create(NAMESPACES, {"metadata": {"name": "protocols"}})
+    made = certificate.make()
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    file.write_bytes(made.key + made.pem)
+    programs = {"echo": json.dumps(ECHO), "tls_server": json.dumps(TLS_SERVER), "certificate": json.dumps(str(file))}
+    numbers = {"redis": REDIS, "smtp": SMTP, "silent": SILENT, "port": POSTGRES, "tls": TLS}
     with database() as postgres, developers(lab, "protocols") as (one, _):
-        values = {"redis": REDIS, "smtp": SMTP, "silent": SILENT, "port": POSTGRES, "echo": json.dumps(ECHO)}
-        lab.apply(OTHERS.format(postgres=json.dumps(postgres), **values), "protocols")
+        lab.apply(OTHERS.format(postgres=json.dumps(postgres), **programs, **numbers), "protocols")
         one.begin()
-        ports = [f"--port={one.port}:{port}" for port in (REDIS, SMTP, SILENT, POSTGRES)]
+        ports = [f"--port={one.port}:{port}" for port in numbers.values()]
         one.json("intercept", "others", *ports, "-n", "protocols", "--http-header", "x-user=ada")
         yield one
         one.end()
@@ -191,6 +218,25 @@ def test_a_server_that_speaks_first(ada: Developer) -> None:
     took, status = ada.lab.exec("user", *command).stdout.split()
     assert float(took) < 1
     assert int(status) == 250
+
+
+def test_tls_is_between_client_and_app(ada: Developer, outside: Namespace) -> None:
+    """Its names of server and protocol, too; what is said in it is nobody else's to decide on."""
+
+    async def scenario() -> str:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["http/1.1"])
+        async with asyncio.timeout(10):
+            sock = await outside.connect(address(ada, "others-"), TLS)
+            reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname="shop.example")
+            writer.write(b"GET / HTTP/1.1\r\nX-User: ada\r\n\r\n")
+            said = await reader.read()
+            writer.transport.abort()
+            return said.decode()
+
+    assert asyncio.run(scenario()) == "shop.example http/1.1 31"
 
 
 def test_what_is_no_http_is_passed_on_at_once(ada: Developer, outside: Namespace) -> None:

@@ -123,6 +123,9 @@ def test_dig(person: Person, by: str) -> None:
     assert address[0] in dig("+short", "web.outbound.svc.cluster.local", "A")
     assert address[1] in dig("+short", "web.outbound.svc.cluster.local", "AAAA")
     assert "80 web.outbound.svc.cluster.local." in dig("+short", "_http._tcp.web.outbound.svc.cluster.local", "SRV")
+    padded = dig("+edns=0", "+bufsize=1232", "web.outbound.svc.cluster.local")
+    assert "EDNS: version: 0" in padded
+    assert address[0] in padded
     missing = dig("nothing.outbound.svc.cluster.local")
     assert "status: NXDOMAIN" in missing
     assert "SOA" in missing
@@ -148,7 +151,7 @@ print(s.recv(99).decode(), "True")"""
 
 
 def test_a_large_download_arrives_as_it_was_sent(person: Person) -> None:
-    size = 64 << 20
+    size = 512 << 20
     code = f"""
 import hashlib, urllib.request
 with urllib.request.urlopen("http://web/bytes/{size}") as answer:

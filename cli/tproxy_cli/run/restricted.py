@@ -8,6 +8,7 @@ from tproxy.errors import DeniedError, TproxyError
 
 APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 DEBIAN = "/proc/sys/kernel/unprivileged_userns_clone"
+CONTAINER = "/.dockerenv"
 MAXIMA = {"user": "/proc/sys/user/max_user_namespaces", "network": "/proc/sys/user/max_net_namespaces"}
 
 MODULES = "`sudo modprobe -a xt_TPROXY xt_socket xt_mark nfnetlink_queue xt_NFQUEUE ipt_REJECT ip6t_REJECT`"
@@ -39,7 +40,7 @@ def _cause(step: str, number: int) -> tuple[str, str]:
             )
     if number == errno.ENOSPC:
         return "there are too many already", f"raise the limit: `sudo sysctl {_sysctl(MAXIMA['user'])}=10000`"
-    if number == errno.EPERM and os.path.exists("/.dockerenv"):
+    if number == errno.EPERM and os.path.exists(CONTAINER):
         return "this container forbids it", "start it with `--security-opt seccomp=unconfined`, or with `--privileged`"
     return os.strerror(number), "an administrator can say what forbids it; `unshare -Urn true` shows whether it works"
 

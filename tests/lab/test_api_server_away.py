@@ -104,7 +104,7 @@ def test_what_changed_meanwhile_is_heard_of(scene: Scene) -> None:
         scene.lab.client.delete(INTERCEPTS, made["name"], scene.namespace)
         assert scene.seen() == "laptop", "nobody has heard of it yet"
     scene.wait_seen("pod", 10)
-    scene.lab.wait(lambda: listed(scene)[made["name"]] == "Lost", "the laptop to hear of it")
+    scene.lab.wait(lambda: listed(scene).get(made["name"]) == "Lost", "the laptop to hear of it")
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["while it serves", "while it is away"])

@@ -78,7 +78,7 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
     if wide:
         lines.append(f"  session {cluster['session']} of {cluster['user']}")
     if nodes := cluster["nodes"]:
-        more = ["ADDRESS", "VERSION"] if wide else []
+        more = ["STREAMS", "ADDRESS", "VERSION"] if wide else []
         columns = ["NODE", "TUNNEL", "TRANSPORT", "RTT", "CONNECTIONS", "RECEIVED", "SENT", *more, "AGE"]
         rows = [
             [
@@ -89,7 +89,7 @@ def _describe_cluster(console: Console, cluster: Json, wide: bool) -> list[str]:
                 node["connections"],
                 size(node["bytesIn"]),
                 size(node["bytesOut"]),
-                *([node.get("address"), node.get("version")] if wide else []),
+                *([node.get("streams"), node.get("address"), node.get("version")] if wide else []),
                 intercepts.since(node.get("since")),
             ]
             for node in nodes

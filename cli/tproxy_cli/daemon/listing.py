@@ -108,19 +108,20 @@ def lost_json(session: SavedSession, host: str, held: Held, why: str, at: dateti
 
 def tunnel_json(view: TunnelView, transport: str) -> Json:
     """One tunnel; `transport` is how nodes are reached. Sizes in bytes, times in seconds, as the laptop counts them."""
-    stats = view.endpoint.stats if view.endpoint is not None else None
+    stats = [endpoint.stats for endpoint in view.endpoints]
     return {
         "node": view.node,
         "state": view.state,
         "transport": transport,
         "address": view.address or None,
-        "rttSeconds": stats.rtt if stats is not None else None,
-        "bytesIn": stats.bytes_in if stats is not None else 0,
-        "bytesOut": stats.bytes_out if stats is not None else 0,
-        "connections": stats.connections if stats is not None else 0,
+        "streams": len(stats),
+        "rttSeconds": stats[0].rtt if stats else None,
+        "bytesIn": sum(one.bytes_in for one in stats),
+        "bytesOut": sum(one.bytes_out for one in stats),
+        "connections": sum(one.connections for one in stats),
         "since": _rfc3339(datetime.fromtimestamp(view.since, UTC)),
         "error": view.error,
-        "version": (view.endpoint.peer_software or None) if view.endpoint is not None else None,
+        "version": (view.endpoints[0].peer_software or None) if stats else None,
     }
 
 

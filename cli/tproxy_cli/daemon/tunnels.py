@@ -4,6 +4,10 @@ want(node) ──▶ connecting ──▶ connected ──▶ lost ──▶ con
                     ▲                                    │
                     └──────── wake() skips the wait ─────┘
 not wanted for a while ──▶ closed
+
+On a long link a node gets several streams, each by a port-forward of its own: what is between the laptop and the API
+server often has a window of 64 KiB for each, which at 50 ms is 1 MB/s. A connection stays on its stream; a new one goes
+to the stream that carries the fewest.
 """
 
 import asyncio
@@ -11,7 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from tproxy.errors import DeniedError, TproxyError
@@ -31,6 +35,16 @@ STABLE_SECONDS = 5.0
 
 LINGER_SECONDS = 60.0
 """How long a tunnel outlives the last pod on its node: a rollout often comes back."""
+
+STREAMS = 4
+"""To one node, on a long link."""
+
+LONG_SECONDS = 0.02
+"""A round trip that makes a link long. Shorter ones lose more by batches that are smaller than by windows."""
+
+LOOKS = 5
+LOOK_SECONDS = 2.0
+"""A link is long if so many looks in a row, which are as far apart as pings, find it so: load makes round trips too."""
 
 _HOPELESS = (DeniedError, IncompatibleError, UnreachableError)
 
@@ -77,7 +91,7 @@ class Backoff:
 class TunnelView:
     """A tunnel as others may know it.
 
-    `address` is where it leads directly, empty for a port-forward.
+    `endpoints` are its streams that stand; `address` is where it leads directly, empty for a port-forward.
 
     `since` is wall-clock time of the last change of state, `error` why there is no tunnel, `hopeless` the error if
     somebody has to do something before there can be one.
@@ -88,16 +102,20 @@ class TunnelView:
     since: float
     error: str
     hopeless: TproxyError | None
-    endpoint: Endpoint | None
+    endpoints: tuple[Endpoint, ...]
     address: str = ""
 
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """For something new: the stream with the fewest connections."""
+        return min(self.endpoints, key=lambda endpoint: endpoint.stats.connections, default=None)
 
-class NodeTunnel:
-    """Keeps the stream to one node open until `close`."""
+
+class _Stream:
+    """Keeps one stream to a node open until `close`."""
 
     def __init__(self, node: str, dial: Dial, on_change: Callable[[], None]) -> None:
         self.node = node
-        self.wanted_at = time.monotonic()
         self._dial = dial
         self._on_change = on_change
         self._state: State = "connecting"
@@ -112,17 +130,16 @@ class NodeTunnel:
     @property
     def view(self) -> TunnelView:
         """How it is now."""
-        return TunnelView(
-            self.node, self._state, self._since, self._error, self._hopeless, self._endpoint, self._address
-        )
+        endpoints = () if self._endpoint is None else (self._endpoint,)
+        return TunnelView(self.node, self._state, self._since, self._error, self._hopeless, endpoints, self._address)
 
     def wake(self) -> None:
-        """The laptop has slept: whatever was open is dead or about to be; connect afresh at once."""
+        """Connect afresh at once."""
         self._runner.cancel()
         self._runner = self._tasks.start(self._run(), self.node)
 
     async def close(self) -> None:
-        """End the stream in an orderly way: the node gives the pods back at once."""
+        """End it in an orderly way: the node hears of it."""
         await self._tasks.close()
 
     async def _run(self) -> None:
@@ -166,6 +183,53 @@ class NodeTunnel:
         self._on_change()
 
 
+class NodeTunnel:
+    """The streams to one node, until `close`: one, or several if the link is long."""
+
+    def __init__(self, node: str, dial: Dial, on_change: Callable[[], None]) -> None:
+        self.wanted_at = time.monotonic()
+        self._node = node
+        self._dial = dial
+        self._on_change = on_change
+        self._first = _Stream(node, dial, on_change)
+        self._more: list[_Stream] = []
+        self._tasks = Tasks("tunnels")
+        self._looking = self._tasks.start(self._look(), f"look at {node}")
+
+    @property
+    def view(self) -> TunnelView:
+        """How it is now: as its first stream, but for that others may stand when that doesn't."""
+        views = [stream.view for stream in (self._first, *self._more)]
+        endpoints = tuple(endpoint for view in views for endpoint in view.endpoints if endpoint.alive)
+        standing = [view for view in views if view.state == "connected"]
+        return replace((standing or views)[0], endpoints=endpoints)
+
+    def wake(self) -> None:
+        """The laptop has slept: whatever was open is dead or about to be; connect afresh at once."""
+        self._looking.cancel()
+        more, self._more = self._more, []
+        for stream in more:
+            self._tasks.start(stream.close(), "close")
+        self._first.wake()
+        self._looking = self._tasks.start(self._look(), f"look at {self._node}")
+
+    async def close(self) -> None:
+        """End the streams in an orderly way: the node gives the pods back at once."""
+        await self._tasks.close()
+        await asyncio.gather(*(stream.close() for stream in (self._first, *self._more)))
+
+    async def _look(self) -> None:
+        """Find out whether the link is long, and open more streams then."""
+        long = 0
+        while long < LOOKS:
+            await asyncio.sleep(LOOK_SECONDS)
+            view = self._first.view
+            by_forward = bool(view.endpoints) and not view.address
+            long = long + 1 if by_forward and view.endpoints[0].stats.rtt >= LONG_SECONDS else 0
+        log.info("a long link: more streams", extra={"node": self._node, "streams": STREAMS})
+        self._more = [_Stream(self._node, self._dial, self._on_change) for _ in range(STREAMS - 1)]
+
+
 class Tunnels:
     """The tunnels of one session, by node."""
 
@@ -196,6 +260,11 @@ class Tunnels:
         for tunnel in self._nodes.values():
             tunnel.wake()
 
+    def lightest(self, node: str) -> Endpoint | None:
+        """The stream to `node` for something new."""
+        tunnel = self._nodes.get(node)
+        return tunnel.view.endpoint if tunnel is not None else None
+
     def views(self) -> list[TunnelView]:
         """Every tunnel, sorted by node."""
         return [self._nodes[node].view for node in sorted(self._nodes)]
@@ -203,7 +272,7 @@ class Tunnels:
     @property
     def connections(self) -> int:
         """Connections that go through the tunnels now."""
-        return sum(view.endpoint.stats.connections for view in self.views() if view.endpoint is not None)
+        return sum(endpoint.stats.connections for view in self.views() for endpoint in view.endpoints)
 
     async def close(self) -> None:
         """Close all, for good."""

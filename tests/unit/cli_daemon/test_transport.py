@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tproxy_cli.daemon import dial
+from tproxy_cli.daemon import dial, tunnels
 
 from tests.unit.cli_daemon.harness import SYSTEM, Stage, local_app, staged, until
 from tproxy.errors import ClusterError, DeniedError, InvalidError
@@ -164,5 +164,34 @@ def test_a_request_with_another_transport_is_not_understood(tmp_path: Path) -> N
             laptop = stage.laptop()
             with pytest.raises(InvalidError, match="transport"):
                 await laptop.intercept(**where(laptop, {"transport": "pigeon"}))
+
+    asyncio.run(run())
+
+
+def test_over_a_long_link_connections_are_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over streams by port-forwards of their own, and `leave` ends all of them."""
+    monkeypatch.setattr(tunnels, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(tunnels, "LONG_SECONDS", 0.0)
+
+    async def run() -> None:
+        async with staged(tmp_path) as stage, local_app() as port:
+            laptop = stage.laptop()
+            await laptop.intercept("web", f"{port}:http")
+            node = stage.nodes["node1"]
+            await until(lambda: len(node.sessions.streams()) == tunnels.STREAMS, "all streams")
+            clients = [node.connect() for _ in range(2 * tunnels.STREAMS)]
+            for client in clients:
+                assert client.conn is not None
+                client.conn.write(b"hello")
+            await until(lambda: all(each.received == b"from the laptop" for each in clients), "answers")
+            assert [stream.stats.connections for stream in node.sessions.streams()] == [2] * tunnels.STREAMS
+            [status] = laptop.engine.status()
+            [shown] = status["nodes"]
+            assert (shown["streams"], shown["connections"]) == (tunnels.STREAMS, 2 * tunnels.STREAMS)
+            for client in clients:
+                assert client.conn is not None
+                client.conn.write_eof()
+            await laptop.leave("web")
+            await until(lambda: not node.sessions.streams(), "closed streams")
 
     asyncio.run(run())

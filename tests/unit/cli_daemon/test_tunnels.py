@@ -7,6 +7,8 @@ import pytest
 from tproxy_cli.daemon import tunnels
 from tproxy_cli.daemon.tunnels import Backoff, Tunnels
 
+from tests.unit.tunnel.joined import Recorder
+from tests.unit.tunnel.live import REQUEST
 from tproxy.errors import ClusterError
 from tproxy.tunnel.endpoint import Endpoint
 
@@ -29,9 +31,10 @@ class _Silent:
 
 
 class _Link:
-    def __init__(self) -> None:
+    def __init__(self, rtt: float = 0.0, address: str = "") -> None:
         self.endpoint = Endpoint(_Silent(), laptop=True)
-        self.address = ""
+        self.endpoint._mux.rtt = rtt
+        self.address = address
         self.closed = False
 
     async def close(self) -> None:
@@ -41,8 +44,9 @@ class _Link:
 class _Nodes:
     """Dials what the test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, rtt: float = 0.0, address: str = "") -> None:
         self.links: list[_Link] = []
+        self.rtt, self.address = rtt, address
         self.failures = 0
         self.tries = 0
 
@@ -51,7 +55,7 @@ class _Nodes:
         if self.failures:
             self.failures -= 1
             raise ClusterError(f"{node} is not there")
-        self.links.append(_Link())
+        self.links.append(_Link(self.rtt, self.address))
         return self.links[-1]
 
 
@@ -149,5 +153,73 @@ def test_what_is_not_wanted_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) 
         await all_tunnels.drop_unwanted()
         assert all_tunnels.views() == []
         assert nodes.links[0].closed
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_long_link_gets_several_streams() -> None:
+    """One that ends leaves the others; what is new goes to the one with the fewest connections."""
+
+    async def run() -> None:
+        nodes = _Nodes(rtt=0.05)
+        all_tunnels = Tunnels(nodes.dial, lambda: None)
+        all_tunnels.want(["node1"])
+        await _until(lambda: len(nodes.links) == tunnels.STREAMS)
+        [view] = all_tunnels.views()
+        assert set(view.endpoints) == {link.endpoint for link in nodes.links}
+        first = nodes.links[0].endpoint
+        first.open(REQUEST, Recorder())
+        assert all_tunnels.lightest("node1") not in (None, first)
+        assert all_tunnels.connections == 1
+        assert all_tunnels.lightest("node2") is None
+
+        nodes.failures = 1000
+        first.close("lost")
+        await _until(lambda: len(all_tunnels.views()[0].endpoints) == tunnels.STREAMS - 1)
+        assert all_tunnels.views()[0].state == "connected"
+        for link in nodes.links:
+            link.endpoint.close("lost")
+        await _until(lambda: all_tunnels.views()[0].state == "lost")
+        assert all_tunnels.views()[0].endpoints == ()
+        await all_tunnels.close()
+        assert all(link.closed for link in nodes.links)
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_after_sleep_a_link_may_be_another() -> None:
+    async def run() -> None:
+        nodes = _Nodes(rtt=0.05)
+        all_tunnels = Tunnels(nodes.dial, lambda: None)
+        all_tunnels.want(["node1"])
+        await _until(lambda: len(nodes.links) == tunnels.STREAMS)
+        nodes.rtt = 0.001
+        all_tunnels.wake()
+        await _until(lambda: sum(link.closed for link in nodes.links) == tunnels.STREAMS)
+        await asyncio.sleep(0.2)
+        assert len(nodes.links) == tunnels.STREAMS + 1
+        assert len(all_tunnels.views()[0].endpoints) == 1
+        await all_tunnels.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("rtt", "address"), [(0.001, ""), (0.0, ""), (0.05, "10.0.0.1:4772")])
+@pytest.mark.usefixtures("quick_looks")
+def test_short_links_and_direct_ones_have_one_stream(rtt: float, address: str) -> None:
+    async def run() -> None:
+        nodes = _Nodes(rtt, address)
+        all_tunnels = Tunnels(nodes.dial, lambda: None)
+        all_tunnels.want(["node1"])
+        await asyncio.sleep(0.2)
+        assert len(nodes.links) == 1
+        await all_tunnels.close()
 
     asyncio.run(run())

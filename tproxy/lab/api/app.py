@@ -81,6 +81,8 @@ class _Server:
             header = http.headers.get("Authorization", "")
             user = authn.authenticate(header, http.remote, self._tokens, self._peers)
             return await self._answer(http, user, info)
+        except ConnectionError:
+            return web.Response(status=499)  # whoever asked has gone: nobody reads it, and it is no error
         except TproxyError as error:
             body = status_of(error, info.details if info else None)
         except RecursionError:

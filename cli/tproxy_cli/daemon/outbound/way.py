@@ -110,11 +110,11 @@ class Way:
 
     def open_tcp(self, destination: Address, source: Address | None, sink: ConnSink) -> Conn:
         """Dial."""
-        return self._up().open(dial_request("tcp", destination, source, self._pod), sink)
+        return self._lightest().open(dial_request("tcp", destination, source, self._pod), sink)
 
     def open_udp(self, destination: Address, source: Address | None, sink: DatagramSink) -> DatagramFlow:
         """Begin a flow."""
-        return UdpFlow(self._up(), dial_request("udp", destination, source, self._pod), sink)
+        return UdpFlow(self._lightest(), dial_request("udp", destination, source, self._pod), sink)
 
     async def query(self, message: bytes) -> bytes:
         """Ask the pod's resolvers, unless that is known; what they say of names in the cluster is the cluster's."""
@@ -147,6 +147,11 @@ class Way:
         """The tunnel, or the one there was, on which everything ends with TUNNEL_LOST at once."""
         assert self._endpoint is not None, "begin() has not returned"  # noqa: S101
         return self._endpoint
+
+    def _lightest(self) -> Endpoint:
+        """For a new connection: of the streams to the node the one that carries the fewest."""
+        lightest = self._session.tunnels.lightest(self.node) if self._session is not None else None
+        return lightest or self._up()
 
     def _down(self, why: str) -> None:
         self.trouble = why

@@ -77,13 +77,14 @@ def test_the_app_sees_its_client(play: Play, cgroup: Path, host: str, source: st
     play(scenario, cgroup=cgroup)
 
 
-def test_a_port_on_loopback_only_stays_so(play: Play, cgroup: Path) -> None:
+@pytest.mark.parametrize(("host", "loopback"), [(POD_IP4, "127.0.0.1"), (POD_IP6, "::1")])
+def test_a_port_on_loopback_only_stays_so(play: Play, cgroup: Path, host: str, loopback: str) -> None:
     async def scenario(scene: Scene) -> None:
         scene.stream = None
-        async with app_in(scene.network.pod, cgroup, ["127.0.0.1"]):
+        async with app_in(scene.network.pod, cgroup, [loopback]):
             with pytest.raises(ConnectionResetError):
-                await scene.who()
-            assert (await ask(scene.network.pod, "127.0.0.1")) is not None
+                await scene.who(host)
+            assert (await ask(scene.network.pod, loopback)) is not None
 
     play(scenario, cgroup=cgroup)
 

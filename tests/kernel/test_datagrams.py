@@ -176,20 +176,21 @@ def test_the_app_gets_datagrams_again_at_once(network: PodNetwork, datagrams: Da
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_the_holder_dies_or_hangs(network: PodNetwork, backend: str, number: signal.Signals) -> None:
+def test_the_holder_dies_or_hangs(network: PodNetwork, backend: str, host: str, number: signal.Signals) -> None:
     async def scenario() -> None:
         async def answered_by(who: bytes, seconds: float) -> None:
             async with asyncio.timeout(seconds):
                 while True:
                     with contextlib.suppress(TimeoutError):
-                        if await says(network.outside, POD_IP4, seconds=0.1) == who:
+                        if await says(network.outside, host, seconds=0.1) == who:
                             return
 
         def as_before() -> bool:
             return network.pod.state() == before
 
-        app = udp(network.pod, "0.0.0.0", PORT)
+        app = udp(network.pod, "::", PORT)
         asyncio.get_running_loop().add_reader(app, lambda: app.sendto(b"app", app.recvfrom(100)[1]))
         before = network.pod.state()
         with contextlib.closing(app), holder(backend, network.pod.path) as process:

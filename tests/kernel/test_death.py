@@ -59,14 +59,15 @@ def test_killed_under_load(network: PodNetwork, backend: str, host: str) -> None
     asyncio.run(scenario())
 
 
-def test_hung(network: PodNetwork, backend: str) -> None:
+@pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
+def test_hung(network: PodNetwork, backend: str, host: str) -> None:
     async def scenario() -> None:
         async def answered_by(who: str, seconds: float) -> None:
             async with asyncio.timeout(seconds):
                 while True:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(0.2):
-                            found = await ask(network.outside, POD_IP4)
+                            found = await ask(network.outside, host)
                             if found and found.who == who:
                                 return
 

@@ -232,6 +232,11 @@ def test_what_is_sent_again_meanwhile_does_no_harm(play: Play, host: str, monkey
     play(scenario)
 
 
+@pytest.fixture(params=[POD_IP4, POD_IP6])
+def host(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_FIRST_SECONDS", 0.05)
@@ -272,11 +277,11 @@ async def begun(streams: Streams, request: bytes, until_: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/events", b"/slow"])
-def test_an_answer_that_goes_on_is_not_touched(play: Play, path: bytes) -> None:
+def test_an_answer_that_goes_on_is_not_touched(play: Play, host: str, path: bytes) -> None:
     """Event streams and downloads, quiet or not, also when the client already sends its next request."""
 
     async def scenario(scene: Scene) -> None:
-        async with client(scene.network) as streams:
+        async with client(scene.network, host) as streams:
             await begun(streams, GET.replace(b"/ ", path + b" "), b"\r\n\r\n")
             await scene.intercept()
             scene.app.send_signal(signal.SIGUSR1)
@@ -288,11 +293,11 @@ def test_an_answer_that_goes_on_is_not_touched(play: Play, path: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"abcdefgh", b"POST / HTTP/1.1\r\n"])
-def test_a_request_that_goes_on_is_not_touched(play: Play, body: bytes) -> None:
+def test_a_request_that_goes_on_is_not_touched(play: Play, host: str, body: bytes) -> None:
     """Half of its body was there before; the rest may look like anything."""
 
     async def scenario(scene: Scene) -> None:
-        async with client(scene.network) as streams:
+        async with client(scene.network, host) as streams:
             await ask(streams)
             # Within one tick of the kernel's clock nobody can tell who spoke last.
             await asyncio.sleep(0.02)
@@ -305,9 +310,9 @@ def test_a_request_that_goes_on_is_not_touched(play: Play, body: bytes) -> None:
     play(scenario)
 
 
-def test_websockets_are_not_touched(play: Play) -> None:
+def test_websockets_are_not_touched(play: Play, host: str) -> None:
     async def scenario(scene: Scene) -> None:
-        async with client(scene.network) as streams:
+        async with client(scene.network, host) as streams:
             await begun(streams, GET.replace(b"/ ", b"/ws "), b"\r\n\r\n")
             await scene.intercept()
             frame = b"\x81\x85abcd" + b"hello"
@@ -326,9 +331,11 @@ def test_websockets_are_not_touched(play: Play) -> None:
         (ROUTE, b"COMMIT WORK AND GO ON\n", "HTTP/1 comes over with its next request, anything else stays"),
     ],
 )
-def test_what_is_no_http_or_shall_be_kept_is_not_touched(play: Play, route: Route, line: bytes, why: str) -> None:
+def test_what_is_no_http_or_shall_be_kept_is_not_touched(
+    play: Play, host: str, route: Route, line: bytes, why: str
+) -> None:
     async def scenario(scene: Scene) -> None:
-        async with client(scene.network) as (reader, writer):
+        async with client(scene.network, host) as (reader, writer):
             writer.write(b"BEGIN\n")
             assert await reader.readline() == b"app BEGIN\n"
             await scene.intercept(route)
@@ -405,9 +412,11 @@ def leave(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("request_", [GET, post(100_000)])
-def test_after_leaving_the_next_request_goes_to_the_app_and_the_connection_ends(play: Play, request_: bytes) -> None:
+def test_after_leaving_the_next_request_goes_to_the_app_and_the_connection_ends(
+    play: Play, host: str, request_: bytes
+) -> None:
     async def scenario(scene: Scene) -> None:
-        async with client(scene.network) as streams:
+        async with client(scene.network, host) as streams:
             await scene.intercept()
             assert await ask(streams) == "laptop 0"
             leave(scene)

@@ -14,7 +14,7 @@ from tproxy_node.plan import PodRef
 from tproxy_node.relay import Limits, PodRelay, Relay
 
 from tests.kernel.answering import PORT, ask, endpoint, serving
-from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, PodNetwork, until
+from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, POD_IP4, POD_IP6, PodNetwork, until
 from tests.kernel.scenes import open_connection
 from tests.unit.node.streams import tunnel
 from tproxy.steer.port import SteeredPort, Steering
@@ -268,15 +268,16 @@ def test_a_pod_that_is_gone_takes_its_connections_along(play: Play) -> None:
     play(scenario)
 
 
-def test_requests_say_who_and_where(play: Play) -> None:
+@pytest.mark.parametrize(("host", "outside"), [(POD_IP4, OUTSIDE_IP4), (POD_IP6, OUTSIDE_IP6)])
+def test_requests_say_who_and_where(play: Play, host: str, outside: str) -> None:
     async def scenario(scene: Scene) -> None:
         opened: list[Conn] = []
         scene.laptop.on_open = lambda conn: (opened.append(conn), Echo(conn))[0]
-        assert await scene.who() == "laptop"
+        assert await scene.who(host) == "laptop"
         request = opened[0].request
-        assert (request.destination.host, request.destination.port) == (POD_IP4, PORT)
+        assert (request.destination.host, request.destination.port) == (host, PORT)
         assert request.source is not None
-        assert request.source.host == OUTSIDE_IP4
+        assert request.source.host == outside
         assert (request.intercept, request.pod, request.protocol) == ("uid-web", "shop/web-1", "tcp")
 
     play(scenario)

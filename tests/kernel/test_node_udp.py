@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from tproxy_node import udp as module
 
-from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, until
+from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, POD_IP4, POD_IP6, until
 from tests.kernel.test_datagrams import PORT, arrives, says, udp
 from tests.kernel.test_node_relay import OTHER, ROUTE, Play, Scene, play
 from tproxy.model.flow import Address, FlowKind, OpenRequest, ResetReason
@@ -96,19 +96,20 @@ def test_to_the_laptop_and_back(play: Play) -> None:
     play(scenario)
 
 
-def test_a_flow_is_a_client_and_where_it_sends_to(play: Play) -> None:
+@pytest.mark.parametrize(("host", "outside"), [(POD_IP4, OUTSIDE_IP4), (POD_IP6, OUTSIDE_IP6)])
+def test_a_flow_is_a_client_and_where_it_sends_to(play: Play, host: str, outside: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Laptop(scene)
         scene.pod.udp.set_routes({PORT: ROUTE})
-        with udp(scene.network.outside, OUTSIDE_IP4, 40404) as client:
+        with udp(scene.network.outside, outside, 40404) as client:
             for number in range(5):
-                client.sendto(bytes([number]), (POD_IP4, PORT))
+                client.sendto(bytes([number]), (host, PORT))
                 assert (await arrives(client))[0] == b"laptop:" + bytes([number])
         assert [conn.request for conn in laptop.opened] == [
             OpenRequest(
                 FlowKind.INBOUND,
-                Address(POD_IP4, PORT),
-                Address(OUTSIDE_IP4, 40404),
+                Address(host, PORT),
+                Address(outside, 40404),
                 ROUTE.intercept,
                 "shop/web-1",
                 "udp",
@@ -119,16 +120,17 @@ def test_a_flow_is_a_client_and_where_it_sends_to(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize(("host", "outside"), [(POD_IP4, OUTSIDE_IP4), (POD_IP6, OUTSIDE_IP6)])
 @pytest.mark.usefixtures("quick")
-def test_idle_flows_end_those_that_talked_later(play: Play) -> None:
+def test_idle_flows_end_those_that_talked_later(play: Play, host: str, outside: str) -> None:
     async def scenario(scene: Scene) -> None:
         laptop = Laptop(scene)
         scene.pod.udp.set_routes({PORT: ROUTE})
-        with udp(scene.network.outside, OUTSIDE_IP4) as stream:
+        with udp(scene.network.outside, outside) as stream:
             for _ in range(2):
-                stream.sendto(b"?", (POD_IP4, PORT))
+                stream.sendto(b"?", (host, PORT))
                 await arrives(stream)
-            await says(scene.network.outside, POD_IP4)
+            await says(scene.network.outside, host)
             first, second = laptop.opened
             await until(lambda: second in laptop.ended)
             assert first not in laptop.ended

@@ -207,7 +207,8 @@ def test_released_twice_or_after_close_is_harmless(network: PodNetwork, steering
     assert attachment.counters() == {PORT: Counters(own=2)}
 
 
-def test_lease(network: PodNetwork, steering: Steering) -> None:
+@pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
+def test_lease(network: PodNetwork, steering: Steering, host: str) -> None:
     async def scenario() -> None:
         with contextlib.closing(network.pod.listen("::", PORT)) as app:
             attachment = steering.attach(network.pod.netns, PORTS)
@@ -216,12 +217,12 @@ def test_lease(network: PodNetwork, steering: Steering) -> None:
                 steering.renew(1)
                 answers = {}
                 while (began := time.monotonic()) < renewed + 1.2:
-                    answers[began - renewed] = ((await ask(network.outside, POD_IP4)).who, time.monotonic() - renewed)
+                    answers[began - renewed] = ((await ask(network.outside, host)).who, time.monotonic() - renewed)
                 assert {answer for answer, ended in answers.values() if ended < 1} == {"tproxy"}
                 # Renewing itself takes a moment.
                 assert {answer for began, (answer, _) in answers.items() if began > 1.05} == {"app"}
                 steering.renew(60)
-                assert (await ask(network.outside, POD_IP4)).who == "tproxy"
+                assert (await ask(network.outside, host)).who == "tproxy"
 
     asyncio.run(scenario())
 

@@ -168,10 +168,11 @@ class Talk:
         self._process.stdout.close()
 
 
-@pytest.fixture(params=["web", "grpc"])
+@pytest.fixture(params=[("web", 0), ("grpc", 1)], ids=["IPv4", "IPv6"])
 def channel(request: pytest.FixtureRequest, scene: Scene) -> Iterator[str]:
     """A server of gRPC in a pod and on the laptop, by a port whose name does not say so, or does; its address."""
-    manifest = CHANNEL.format(app=json.dumps(str(GRPC_APP)), port=GRPC_PORT, name=request.param)
+    name, family = request.param
+    manifest = CHANNEL.format(app=json.dumps(str(GRPC_APP)), port=GRPC_PORT, name=name)
     scene.lab.apply(manifest, scene.namespace)
     pod = scene.lab.ready_pod(scene.namespace, "channel-")
     listens = f"import socket; socket.create_connection(('127.0.0.1', {GRPC_LOCAL_PORT})).close()"
@@ -181,7 +182,8 @@ def channel(request: pytest.FixtureRequest, scene: Scene) -> Iterator[str]:
         lambda: scene.lab.exec("laptop", "python", "-c", listens, check=False).returncode == 0,
     )
     try:
-        yield str(pod["addresses"][0])
+        address = str(pod["addresses"][family])
+        yield f"[{address}]" if family else address
     finally:
         app.terminate()
         app.wait(10)

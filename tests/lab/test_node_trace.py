@@ -121,6 +121,32 @@ def test_no_more_than_two(scene: Scene) -> None:
     assert ended.process.returncode == 3
 
 
+DEAF = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: deaf}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: deaf
+    command: [python, -c, {program}]
+"""
+PROGRAM = "import socket, time; s = socket.create_server(('', 8080), backlog=1); time.sleep(3600)"
+
+
+def test_an_app_that_does_not_accept(scene: Scene, namespace: str) -> None:
+    scene.lab.apply(DEAF.format(program=json.dumps(PROGRAM)), namespace)
+    pod = scene.lab.ready_pod(namespace)
+    with following(scene.lab, "trace", pod["node"], "--pod", f"{namespace}/deaf", "--port", "8080") as trace:
+        trace.until("LOCAL")
+        address = pod["addresses"][0]
+        client = f"import socket; a = [socket.create_connection(('{address}', 8080), 2) for _ in range(4)]"
+        assert scene.lab.exec("user", "python", "-c", client, check=False).returncode == 1, "there is no room for four"
+        line = trace.until("overflow")
+    assert "0.0.0.0:8080" in line
+    assert "for want of room in the accept queue, 2 waiting of 1" in line
+
+
 def test_on_the_node_itself(scene: Scene) -> None:
     pod = scene.pods()[0]
     name = f"{scene.namespace}/{pod['name']}"

@@ -11,6 +11,9 @@ from tests.chart.rendering import CHART, find_helm
 from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import DEVELOPERS, ControlPlane
 
+DIRECT_PORT = 4772
+"""Of every node: `--transport direct` leads there."""
+
 
 class Release:
     """The chart, installed by Helm as an administrator would."""
@@ -47,6 +50,7 @@ class Release:
         values = {
             "image": {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never"},
             "rbac": {"developers": {"shop": {"namespaces": ["shop"], "subjects": developers}}},
+            "direct": {"enabled": True, "hostPort": DIRECT_PORT},
         }
         self.install(values)
         cluster.kubectl("rollout", "status", "-n", "tproxy-system", "daemonset/tproxy-node", "--timeout=60s")

@@ -1,5 +1,6 @@
 """What users see, counted, while a part of the cluster fails or changes during an intercept."""
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from tests.e2e import workloads as make
+from tests.e2e.chart import DIRECT_PORT
 from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import ROOT
 from tests.e2e.load import Load
@@ -126,6 +128,27 @@ def test_api_server_killed(cluster: Cluster, load: Load, web: Pods) -> None:
     assert back - ready < BACK_SECONDS + BUSY_SECONDS
     assert failures(load, began) == []
     assert web.identities() == before
+
+
+def test_api_server_killed_and_nodes_reached_directly(cluster: Cluster, load: Load, web: Pods, dora: Person) -> None:
+    """Nothing of the way is the API server's: nobody notices."""
+    before = web.identities()
+    dora.tproxy("intercept", "web", "--port", f"{LOCAL}:http", "--transport", "direct")
+    try:
+        load.wait_answered("laptop", time.monotonic())
+        [found] = json.loads(dora.tproxy("status", "-o", "json").stdout)["clusters"]
+        assert {node["address"] for node in found["nodes"]} <= {f"{one}:{DIRECT_PORT}" for one in NODES.values()}
+        began = time.monotonic()
+        cluster.plane.kill("kube-apiserver")
+        time.sleep(10.0)
+        cluster.plane.start_api_server()
+        load.wait_answered("laptop", time.monotonic())
+        report("API server killed for 10 s, nodes reached directly", load, began)
+        assert failures(load, began) == []
+        assert all(load.is_by(request, "laptop") for request in load.requests(began))
+        assert web.identities() == before
+    finally:
+        dora.tproxy("intercept", "web", "--port", f"{LOCAL}:http", "--transport", "port-forward", check=False)
 
 
 def test_rollout(cluster: Cluster, load: Load, web: Pods) -> None:

@@ -252,3 +252,30 @@ def test_how_much_memory_it_has(network: PodNetwork) -> None:
             assert 70 << 20 < trace.summary["memory"] < 210 << 20
 
     asyncio.run(scenario())
+
+
+OLDER = """
+import os
+from tproxy.trace import headers, tracepoints
+from tproxy.trace.btf import Btf
+from tproxy.trace.program import HOOKS, Program, definitions
+from tproxy_node.trace import confined
+confined.see_tracepoints()
+older = {"FIELD_RESET_SENT_REASON", "FIELD_DROP_REASON", "FIELD_DROP_RECEIVER"}
+defined = {name: at for name, at in definitions(Btf(), tracepoints.look_up).items() if name not in older}
+Program(headers.find(os.uname().release), defined, {kind for *_, kind in HOOKS}, 80, 1000, print).poll(1)
+print("traces")
+"""
+
+
+def test_a_kernel_that_gives_no_reasons() -> None:
+    """Fields that came with Linux 5.17, 6.10 and 6.11: the program does without."""
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", OLDER],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stdout == "traces\n", done.stderr

@@ -105,6 +105,16 @@ def cluster_options(function: Function) -> Function:
     )(decorated)
 
 
+def sudo_option(function: Function) -> Function:
+    """Add `--sudo`."""
+    return click.option(
+        "--sudo",
+        is_flag=True,
+        allow_from_autoenv=False,
+        help="Have CMD's namespaces made with root's rights, where users may not make any; CMD still runs as you.",
+    )(function)
+
+
 def transport_option(function: Function) -> Function:
     """Add `--transport`, within `cluster_options`: it becomes part of what the daemon is told of the cluster."""
 

@@ -1,4 +1,7 @@
-"""The command line's half of a run: `python -m tests.kernel.run_client [LAPTOP:PORT]... [given DIRECTORY] -- CMD`."""
+"""The command line's half of a run.
+
+`python -m tests.kernel.run_client [LAPTOP:PORT]... [given DIRECTORY] [sudo] -- CMD`
+"""
 
 import os
 import sys
@@ -16,14 +19,16 @@ def main() -> int:
     options, words = sys.argv[1:split], sys.argv[split + 1 :]
     publish = [(int(one.partition(":")[0]), int(one.partition(":")[2])) for one in options if ":" in one]
     given = GivenToCommand("", True, (), (), options[options.index("given") + 1]).body() if "given" in options else None
-    launch = Launch(Console(), Daemon(), Wanted({}, "web", publish, given=given))
+    launch = None
     try:
+        launch = Launch(Console(), Daemon(), Wanted({}, "web", publish, given=given, sudo="sudo" in options))
         return launch.run(words, os.environ)
     except TproxyError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code
     finally:
-        launch.close()
+        if launch is not None:
+            launch.close()
 
 
 if __name__ == "__main__":

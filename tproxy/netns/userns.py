@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 _MS_REC, _MS_SLAVE = 0x4000, 0x80000
-_CAP_NET_ADMIN, _CAP_NET_RAW = 12, 13
+_CAP_NET_ADMIN, _CAP_NET_RAW, _CAP_SYS_ADMIN = 12, 13, 21
+_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 4, 8
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 
@@ -96,6 +97,22 @@ def _keep_mounts() -> None:
     """What is mounted on the machine later shows in here as well, and nothing the other way round."""
     if _libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None):
         raise RestrictedError("mounts of its own", ctypes.get_errno())
+
+
+def become_user(uid: int, gid: int) -> None:
+    """From root, become an ordinary user who may make namespaces all the same, and nothing else. Raises OSError.
+
+    `create` then makes them that user's own, and gives up the rest. Until then nobody without that right may look into
+    this process (ptrace(2)), although it counts as dumpable, without which it could not write its own maps of users.
+    """
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.setresuid(uid, uid, uid)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(1 << _CAP_SYS_ADMIN, 1 << _CAP_SYS_ADMIN)  # effective and permitted
+    _check(_libc.capset(header, data))
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
 
 
 def keep_rights_over_exec() -> None:

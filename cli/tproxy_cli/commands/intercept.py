@@ -11,7 +11,7 @@ from tproxy_cli.client import Json
 from tproxy_cli.config import DEFAULTS
 from tproxy_cli.given import GivenOptions, given_options
 from tproxy_cli.http_options import check_http, http_options
-from tproxy_cli.options import cluster_options, command, complete, daemon, output_option, transport_option
+from tproxy_cli.options import cluster_options, command, complete, daemon, output_option, sudo_option, transport_option
 from tproxy_cli.ui import intercepts
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
@@ -89,6 +89,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     help="How long to wait until every pod is steered.",
 )
 @given_options
+@sudo_option
 @cluster_options
 @transport_option
 @output_option
@@ -106,6 +107,7 @@ def intercept(
     proxy_protocol: str | None,
     timeout: int,
     given: GivenOptions,
+    sudo: bool,
     cluster: Json,
     output: str,
 ) -> None:
@@ -142,6 +144,8 @@ def intercept(
             "--fallback-when-refused is for single requests, and no --http flag says which",
             "without one, connections go to the laptop whole; see `tproxy intercept --help`",
         )
+    if sudo and not words:
+        raise InvalidError("`--sudo` is for a command, and none is given", "write the command after `--`")
     to_command: Json | None = None
     if words:
         command_given, given = given.to_command()
@@ -181,7 +185,7 @@ def intercept(
 
         if "--" not in click.get_current_context().meta["arguments"]:
             raise click.UsageError(f"got unexpected extra argument ({' '.join(words)})", click.get_current_context())
-        wanted = Wanted(cluster, workload, given=to_command)
+        wanted = Wanted(cluster, workload, given=to_command, sudo=sudo)
         status = run_command(
             console, asked, wanted, words, lambda: console.hint(describe(begin(wanted.id), output == "wide"))
         )

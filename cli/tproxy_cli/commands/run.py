@@ -7,7 +7,7 @@ import click
 from tproxy.errors import InvalidError
 from tproxy_cli.client import Json
 from tproxy_cli.given import GivenToCommand, command_options
-from tproxy_cli.options import cluster_options, command, complete, daemon, proxy_options, transport_option
+from tproxy_cli.options import cluster_options, command, complete, daemon, proxy_options, sudo_option, transport_option
 from tproxy_cli.ui.console import Console
 
 
@@ -32,6 +32,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     allow_from_autoenv=False,
     help="Make a port that CMD listens at reachable on the laptop, at localhost. Repeatable.",
 )
+@sudo_option
 @command_options
 @proxy_options
 @cluster_options
@@ -41,6 +42,7 @@ def run(
     words: tuple[str, ...],
     target: str | None,
     publish: tuple[str, ...],
+    sudo: bool,
     also_proxy: tuple[str, ...],
     never_proxy: tuple[str, ...],
     given: GivenToCommand,
@@ -79,6 +81,7 @@ def run(
         also=[_network(text) for text in also_proxy],
         never=[_network(text) for text in never_proxy],
         given=wanted_given,
+        sudo=sudo,
     )
     raise click.exceptions.Exit(run_command(console, daemon(console), wanted, words))
 

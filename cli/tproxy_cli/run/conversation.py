@@ -32,6 +32,7 @@ class Wanted:
     also: Sequence[str] = ()
     never: Sequence[str] = ()
     given: Json | None = None
+    sudo: bool = False
     id: str = field(default_factory=lambda: secrets.token_hex(4))
 
 

@@ -23,7 +23,7 @@ from tproxy.errors import TproxyError
 from tproxy.netns.userns import Namespaces
 from tproxy_cli import paths
 from tproxy_cli.client import Daemon
-from tproxy_cli.run import inside, mounts, packets, restricted
+from tproxy_cli.run import begin, inside, mounts, packets, restricted
 from tproxy_cli.run.command import Command, find
 from tproxy_cli.run.conversation import Conversation, Wanted
 from tproxy_cli.run.packets import Json
@@ -54,11 +54,15 @@ class Launch:
         self._factory, factory = packets.pair()
         scratch = paths.runtime_dir() / "inside"  # what is mounted there is seen by this run alone
         scratch.mkdir(mode=0o700, exist_ok=True)
-        self._pid = os.fork()
-        if not self._pid:
-            inside.become((theirs, factory), str(scratch))
-        theirs.close()
-        factory.close()
+        if wanted.sudo and os.geteuid() != 0:
+            try:
+                self._wait_inside = begin.by_sudo(self._inside, theirs, factory, str(scratch))
+            except BaseException:
+                for one in (self._inside, theirs, self._factory, factory):
+                    one.close()
+                raise
+        else:
+            self._wait_inside = begin.forked(theirs, factory, str(scratch))
         self._words: Sequence[str] = ()
         self._conversation: Conversation | None = None
         self._made: _Made | None = None
@@ -95,7 +99,7 @@ class Launch:
     def close(self) -> None:
         """End what is left inside, and wait until everything that belonged to the run is gone."""
         self._inside.close()
-        os.waitpid(self._pid, 0)
+        self._wait_inside()
         if self._made is not None:
             inside.end_all(self._made.namespaces)  # that process may have been killed before it could
             packets.close([*self._made.namespaces.descriptors, *self._made.descriptors])

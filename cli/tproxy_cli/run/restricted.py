@@ -14,6 +14,9 @@ MAXIMA = {"user": "/proc/sys/user/max_user_namespaces", "network": "/proc/sys/us
 MODULES = "`sudo modprobe -a xt_TPROXY xt_socket xt_mark nfnetlink_queue xt_NFQUEUE ipt_REJECT ip6t_REJECT`"
 
 
+SUDO = "have sudo make it: `tproxy run --sudo -- CMD`, which runs CMD as you"
+
+
 def explain(step: str, number: int) -> TproxyError:
     """The error for a step of the set-up that failed with an error number."""
     if step.startswith("rules"):
@@ -21,7 +24,7 @@ def explain(step: str, number: int) -> TproxyError:
             f"this kernel cannot catch traffic: {step.removeprefix('rules: ')}", f"load what is missing: {MODULES}"
         )
     why, remedy = _cause(step, number)
-    return DeniedError(f"this system does not let you make a {step}: {why}", remedy)
+    return DeniedError(f"this system does not let you make a {step}: {why}", f"{remedy}; or {SUDO}")
 
 
 def _cause(step: str, number: int) -> tuple[str, str]:

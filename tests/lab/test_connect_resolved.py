@@ -3,7 +3,6 @@
 A real systemd-resolved and a bus of its own run on the laptop of the lab.
 """
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,16 +14,7 @@ import pytest
 from tests.lab.connected import Connected, connected
 from tproxy.kube.port import NAMESPACES
 
-BINARIES = [
-    Path(text)
-    for text in (
-        os.environ.get("SYSTEMD_RESOLVED", ""),
-        "/usr/lib/systemd/systemd-resolved",
-        "/lib/systemd/systemd-resolved",
-    )
-    if text
-]
-BINARY = next((path for path in BINARIES if path.exists()), None)
+FIND = Path(__file__).parents[2] / ".ci" / "systemd-resolved"
 BUS = """<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/><allow user="*"/>
 <allow send_type="method_call"/><allow send_type="signal"/><allow receive_type="method_call"/></policy></busconfig>
@@ -47,8 +37,10 @@ MANAGER = "org.freedesktop.resolve1.Manager"
 @pytest.fixture(scope="module")
 def laptop(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connected]:
     """A laptop with systemd-resolved, not connected yet."""
-    if BINARY is None:
-        pytest.skip("systemd-resolved is not on this machine")
+    found = subprocess.run([FIND], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.fail(found.stderr)
+    binary = found.stdout.strip()
     config = tmp_path_factory.mktemp("bus") / "bus.conf"
     config.write_text(BUS)
     config.parent.chmod(0o755)
@@ -57,7 +49,7 @@ def laptop(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conne
     started: list[subprocess.Popen[str]] = []
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        for command in (["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"], [str(BINARY)]):
+        for command in (["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"], [binary]):
             started.append(lab.start("exec", "laptop", "--", *command, **quiet))
             name = "org.freedesktop.resolve1" if len(started) == 2 else "org.freedesktop.DBus"
             lab.wait(lambda name=name: name in lab.exec("laptop", "busctl", "list", check=False).stdout, name)

@@ -26,8 +26,11 @@ async def serve(http: web.Request, store: Store, kind: Kind, namespace: str) -> 
     stream = _Stream(query, store, resource, namespace, matches, renderer(http, kind))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     first = stream.initial()
-    await response.prepare(http)
-    await response.write(first)
+    try:
+        await response.prepare(http)
+        await response.write(first)
+    except ConnectionError:
+        return response  # The client has not waited for an answer.
     end = asyncio.get_running_loop().time() + stream.seconds
     while not stream.ended and (transport := http.transport) is not None and not transport.is_closing():
         left = end - asyncio.get_running_loop().time()

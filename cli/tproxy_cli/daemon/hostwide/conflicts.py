@@ -34,9 +34,10 @@ class Conflict:
 
     def __str__(self) -> str:
         what = f"{self.owner} (`{self.link}`)" if self.owner else f"`{self.link}`"
+        count, verb = ("1 address", "that leads") if self.count == 1 else (f"{self.count} addresses", "those lead")
         return (
-            f"{what} has a route to {self.network}, where the cluster has {self.count} addresses in use: "
-            "those lead into the cluster now, all others where they did"
+            f"{what} has a route to {self.network}, where the cluster has {count} in use: "
+            f"{verb} into the cluster now, all others where they did"
         )
 
     @property

@@ -1,9 +1,10 @@
 """What the way into the cluster costs: from a pod, through `tproxy run` and `connect`, and sshuttle, in one run.
 
 In a lab of its own. The same client and server every time, a Service between them; client, server, API server, daemons
-and sshd share the machine. The tunnel goes through the lab's API server by port-forward; sshuttle's ssh goes to a host
-with routes into the cluster (`yardstick.py`). Rounds alternate; each figure is the median; quote the ratios.
-A last table: what is not the cluster's, from the laptop alone, connected, and with sshuttle.
+and sshd share the machine. The tunnel goes through the lab's API server by port-forward, and past it by TLS
+(`-direct`), as sshuttle's ssh does, to a host with routes into the cluster (`yardstick.py`). Rounds alternate; each
+figure is the median; quote the ratios. A last table: what is not the cluster's, from the laptop alone, connected, and
+with sshuttle.
 Run as root, with openssh-server and sshuttle installed: `.venv/bin/python bench/outbound.py`.
 """
 
@@ -30,7 +31,7 @@ from tproxy.lab.layout import Layout
 NAME = "fast.default.svc.cluster.local"
 ELSEWHERE = 8099
 ENTER = (str(TPROXY), "lab", "exec", "--name", LAB)
-WAYS = ("pod", "run", "connect", "sshuttle")
+WAYS = ("pod", "run", "connect", "run-direct", "connect-direct", "sshuttle")
 FIGURES = {
     "p50, one connection": "µs",
     "requests, one connection": "1/s",
@@ -102,13 +103,14 @@ class Lab:
     def way(self, way: str) -> Iterator[list[str]]:
         """The words before a command that takes this way, while it stands."""
         laptop = [*ENTER, "laptop", "--"]
-        match way:
+        transport = ["--transport", "direct" if way.endswith("-direct") else "port-forward"]
+        match way.removesuffix("-direct"):
             case "pod":
                 yield [*ENTER, self.client, "--"]
             case "run":
-                yield [*laptop, str(TPROXY), "run", "--"]
+                yield [*laptop, str(TPROXY), "run", *transport, "--"]
             case "connect":
-                inside("laptop", str(TPROXY), "connect")
+                inside("laptop", str(TPROXY), "connect", *transport)
                 try:
                     yield laptop
                 finally:
@@ -185,7 +187,7 @@ def main() -> None:
         parts = [(HERE / file).read_text().replace("BENCH", str(HERE)) for file in ("manifests.yaml", "client.yaml")]
         manifests.write_text("---\n".join(parts))
         stack.callback(lambda: subprocess.run([TPROXY, "lab", "down", "--name", LAB], capture_output=True, check=False))
-        run(TPROXY, "lab", "up", "--name", LAB)
+        run(TPROXY, "lab", "up", "--direct", "--name", LAB)
         run(TPROXY, "lab", "apply", "--name", LAB, "--wait", "-f", manifests)
         lab = Lab(directory, "sshuttle" in ways)
         if lab.ssh:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -110,11 +111,19 @@ def _proxy(configured: str, server: str, environ: Mapping[str, str]) -> str | No
         exempt = urllib.request.proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies)  # type: ignore[attr-defined]
         if not exempt and not _is_loopback(host):
             proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+            if proxy and "://" not in proxy:  # as curl, Go and so kubectl read it
+                proxy = f"http://{proxy}"
     if not proxy:
         return None
-    if urlsplit(proxy).scheme not in ("http", "https"):
+    try:
+        chosen = urlsplit(proxy)
+        usable = chosen.scheme in ("http", "https") and bool(chosen.hostname) and chosen.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        shown = re.sub(r"[^/]*@", "", proxy)[:64]  # without a password
         raise ClusterError(
-            f"the proxy {urlsplit(proxy).scheme}://{urlsplit(proxy).hostname} cannot be used: only HTTP proxies can",
+            f"the proxy {shown} cannot be used: only HTTP proxies can",
             hint="set `proxy-url` in the kubeconfig, or HTTPS_PROXY, to an http:// URL",
         )
     return proxy

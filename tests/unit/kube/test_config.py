@@ -262,6 +262,8 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, user: dict[str, Any], 
         ({"proxy-url": "http://p:3128"}, {"NO_PROXY": "*"}, "http://p:3128"),
         ({}, {"HTTPS_PROXY": "http://e:1"}, "http://e:1"),
         ({}, {"https_proxy": "http://e:1"}, "http://e:1"),
+        ({}, {"HTTPS_PROXY": "e:1"}, "http://e:1"),
+        ({}, {"ALL_PROXY": "ada:pw@e"}, "http://ada:pw@e"),
         ({}, {"HTTP_PROXY": "http://e:1"}, None),
         ({}, {"HTTPS_PROXY": "http://e:1", "NO_PROXY": "other,.example.com"}, None),
         ({}, {"HTTPS_PROXY": "http://e:1", "no_proxy": "example.org"}, "http://e:1"),
@@ -277,9 +279,22 @@ def test_no_proxy_for_this_machine(tmp_path: Path) -> None:
         assert load(kubeconfig(tmp_path, {}, {}, server), None, {"HTTPS_PROXY": "http://e:1"}).proxy is None
 
 
-def test_a_proxy_we_cannot_use(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="the proxy socks5://p cannot be used: only HTTP proxies can"):
-        loaded(tmp_path, {}, {"proxy-url": "socks5://user:secret@p:1080"})
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("socks5://user:secret@p:1080", "socks5://p:1080"),
+        ("p:3128", "p:3128"),
+        ("user:secret@p", "p"),
+        ("http://user:secret@", "http://"),
+        ("http://user:secret@p:port", "http://p:port"),
+        ("http://user:secret@[::1", "http://[::1"),
+    ],
+)
+def test_a_proxy_we_cannot_use(tmp_path: Path, url: str, shown: str) -> None:
+    with pytest.raises(ClusterError) as raised:
+        loaded(tmp_path, {}, {"proxy-url": url})
+    assert raised.value.message == f"the proxy {shown} cannot be used: only HTTP proxies can"
+    assert "http://" in raised.value.hint
 
 
 @pytest.mark.parametrize("server", ["api:6443", "ftp://api", "https://"])

@@ -293,7 +293,7 @@ async def proxy(port: int) -> AsyncIterator[tuple[str, list[bytes]]]:
         server.close()
 
 
-@pytest.mark.parametrize("how", ["proxy-url", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("how", ["proxy-url", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "no scheme"])
 def test_through_a_proxy_the_servers_own_name_is_checked(tmp_path: Path, pem: Certificates, how: str) -> None:
     async def main() -> None:
         async with api_server(pem) as server:
@@ -304,7 +304,8 @@ def test_through_a_proxy_the_servers_own_name_is_checked(tmp_path: Path, pem: Ce
                 if how == "proxy-url":
                     cluster["proxy-url"] = url
                 path = kubeconfig(tmp_path, f"https://api.test:{port}", {"token": "t"}, cluster)
-                await ask(path, {} if how == "proxy-url" else {how: url})
+                bare = {"HTTPS_PROXY": url.removeprefix("http://")}
+                await ask(path, {"proxy-url": {}, "no scheme": bare}.get(how, {how: url}))
                 assert len(server.seen) == 1
                 assert len(heads) == 1
                 assert heads[0].startswith(f"CONNECT api.test:{port} ".encode())

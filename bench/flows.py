@@ -8,6 +8,7 @@ Run: `.venv/bin/python bench/flows.py`.
 
 import argparse
 import asyncio
+import gc
 import socket
 import statistics
 import sys
@@ -114,6 +115,8 @@ async def measure(rounds: int, count: int, side_by_side: int) -> None:
     await pod.serve()
     figures: dict[str, list[float]] = {"without": [], "with": []}
     remembering = Flows()
+    gc.collect()
+    gc.freeze()  # as the daemon does
     for number in range(rounds + 1):
         for name in ("without", "with") if number % 2 else ("with", "without"):
             flows = Forgetful() if name == "without" else remembering

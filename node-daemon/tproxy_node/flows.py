@@ -1,7 +1,8 @@
 """Who has been connected with whom, and why: connections that are open now, and those that ended last.
 
 What the hot path pays is an object when a connection begins and one question to the kernel when it ends: how many bytes
-went which way. While a connection lasts nobody counts anything; whoever asks gets the kernel's figures of that moment.
+went which way. Where very many end, most are not asked. While a connection lasts nobody counts anything; whoever asks
+gets the kernel's figures of that moment.
 
 `decision` is where a connection went, `reason` why:
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 KEPT = 4096
 """Ended connections that are remembered, and requests."""
+
+ASKED_PER_SECOND = 500
+"""Connections that the kernel is asked about when they end; of those beyond it the bytes remain unknown."""
 
 FOLLOWED = 1024
 """Events that wait for a slow follower; what does not fit is counted."""
@@ -113,9 +117,10 @@ class Flow:
     def over(self, end: str = "") -> None:
         """It has ended, as `end` says unless something has been said before. Idempotent."""
         if not self.ended:
-            self._said = self._ask()
+            self.ended = now = time.monotonic()
+            if self.flows.may_ask(now):
+                self._said = self._ask()
             self.transport = self.conn = None
-            self.ended = time.monotonic()
             self.end = self.end or end
             self.flows.ended(self)
 
@@ -182,6 +187,8 @@ class Flows:
         self.recent: deque[Flow] = deque(maxlen=KEPT)
         self.requests: deque[Request] = deque(maxlen=KEPT)
         self._number = 0
+        self._second = 0.0  # when the next begins
+        self._asks = 0  # left in this one
         self._followers: set[Follower] = set()
 
     def begin(
@@ -202,6 +209,13 @@ class Flows:
         for follower in self._followers:
             follower.put("began", flow)
         return flow
+
+    def may_ask(self, now: float) -> bool:
+        """Whether one more may be asked about; counts it."""
+        if now >= self._second:
+            self._second, self._asks = now + 1, ASKED_PER_SECOND
+        self._asks -= 1
+        return self._asks >= 0
 
     def ended(self, flow: Flow) -> None:
         """See `Flow.over`."""

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.lab.conftest import environment
 from tests.lab.laptop import TPROXY
-from tests.lab.scene import PORT, Scene, deployment
+from tests.lab.scene import PORT, Scene, deployment, playing
 from tproxy.model.session import SYSTEM_NAMESPACE
 
 
@@ -170,3 +172,27 @@ def test_a_session_of_the_daemons_namespace_intercepts_nothing(scene: Scene) -> 
     refused = scene.tproxy("intercept", "pod/tproxy-node-node1", "-p", "3900:4771", "-n", SYSTEM_NAMESPACE, check=False)
     assert refused.returncode != 0
     assert "nothing there is intercepted" in refused.stderr
+
+
+@pytest.mark.parametrize("where", ["other_lab"], indirect=True)
+def test_rules_of_a_hung_daemon_are_seen_and_steer_nothing(where: Any, namespace: str) -> None:
+    with playing(where, namespace) as scene, scene.intercepted():
+        assert scene.seen() == "laptop"
+        pod = scene.pods()[0]
+        daemon = scene.daemon(pod["node"])
+        status = scene.json("node", "status", pod["node"])
+        (mine,) = [one for one in lines(status, "pod") if one["uid"] == pod["uid"]]
+        assert [one["backend"] for one in mine["attachments"]] == ["tproxy"]
+        assert mine["differences"] == []
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            # A connection from before the end of the lease waits for ever.
+            where.wait(lambda: scene.seen("--max-time", "1") == "pod", "an answer by the pod")
+            found = json.loads(debug(where, pod["node"], "status", "--offline", "-o", "json").stdout)
+            (held,) = [one for one in lines(found, "held") if one["pod"] == pod["uid"]]
+            assert (held["backend"], held["attached"]) == ("tproxy", True)
+            assert [one["port"] for one in held["ports"]] == [PORT]
+            assert held["leaseSeconds"] < 0
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        scene.wait_seen("laptop", 30)

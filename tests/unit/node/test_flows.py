@@ -49,6 +49,13 @@ def test_only_the_last_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [flow.number for flow in flows.recent] == [15, 17, 19]
 
 
+def test_where_many_end_only_some_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASKED_PER_SECOND", 2)
+    flows = Flows()
+    asked = [flows.may_ask(now) for now in (5.0, 5.1, 5.2, 5.9, 6.1, 6.2, 6.3)]
+    assert asked == [True, True, False, False, True, True, False]
+
+
 def test_followers_hear_of_everything_or_how_much_they_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOWED", 4)
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "disconnect": "Undo `tproxy connect`.",
     "doctor": "Check the laptop, the cluster and tproxy in it.",
     "env": "Show the environment of a workload's container.",
+    "gather-logs": "Write logs and findings into one archive, without secrets.",
     "help": "Explain a command or a topic.",
     "intercept": "Bring a workload's traffic to your laptop.",
     "lab": "Run a small cluster on this machine.",
@@ -67,9 +68,10 @@ class Commands(click.Group):
             return None
         import importlib
 
-        module = importlib.import_module(f"tproxy_cli.commands.{cmd_name}")
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"tproxy_cli.commands.{name}")
         # Names of builtins are not reused.
-        found = getattr(module, f"{cmd_name}_command", None) or getattr(module, cmd_name)
+        found = getattr(module, f"{name}_command", None) or getattr(module, name)
         assert isinstance(found, click.Command)  # noqa: S101
         return found
 

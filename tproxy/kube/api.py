@@ -1,5 +1,6 @@
 """The Kubernetes REST API behind `tproxy.kube.port.Cluster`."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +15,7 @@ from tproxy.kube import port
 from tproxy.kube.config import ClusterConfig
 from tproxy.kube.errors import Call, ExpiredError, NotFoundError
 from tproxy.kube.port import Object, Resource, WatchEvent
-from tproxy.kube.transport import Transport
+from tproxy.kube.transport import REQUEST_SECONDS, Transport, read_bounded
 from tproxy.kube.watch import follow
 
 FIELD_MANAGER = "tproxy"
@@ -92,6 +93,19 @@ class ApiCluster:
         if key not in self._resources:
             raise NotFoundError(f"the cluster does not serve {kind} of {api_version}")
         return self._resources[key]
+
+    async def log(
+        self, namespace: str, pod: str, previous: bool = False, lines: int = 1000, limit: int = 1 << 20
+    ) -> str:
+        """The last lines, at most `limit` bytes of them, that a pod's only container has logged, or the `previous` one.
+
+        Not a part of `Cluster`: only who gathers logs wants it.
+        """
+        call = Call.on("get", port.PODS, namespace, pod, "log")
+        query = {"tailLines": str(lines), "limitBytes": str(limit), **({"previous": "true"} if previous else {})}
+        path = _path(port.PODS, namespace, pod, "log")
+        async with self.transport.stream("GET", path, call, query) as response, asyncio.timeout(REQUEST_SECONDS):
+            return (await read_bounded(response.content, limit + 1, call)).decode(errors="replace")
 
     async def may(self, verb: str, resource: Resource, namespace: str = "", subresource: str = "") -> bool:
         """Whether the current user has this right (SelfSubjectAccessReview)."""

@@ -90,6 +90,16 @@ class StateFile:
     def load(self) -> list[SavedSession]:
         """The saved sessions. A file that makes no sense is put aside as `*.broken` and counts as empty."""
         try:
+            return self.peek()
+        except InvalidError as error:
+            broken = self._path.with_suffix(".broken")
+            self._path.replace(broken)
+            log.warning("cannot read the saved sessions (%s); put aside as %s", error.message, broken)
+            return []
+
+    def peek(self) -> list[SavedSession]:
+        """The saved sessions, and the file stays as it is. Raises OSError, InvalidError if it makes no sense."""
+        try:
             with self._path.open("rb") as file:
                 content = file.read(MAX_BYTES)
         except FileNotFoundError:
@@ -100,10 +110,7 @@ class StateFile:
                 raise ValueError(f"format {document['format']}")
             return [_session(item) for item in document["sessions"]]
         except (ValueError, KeyError, TypeError, AttributeError, InvalidError) as error:
-            broken = self._path.with_suffix(".broken")
-            self._path.replace(broken)
-            log.warning("cannot read the saved sessions (%s); put aside as %s", type(error).__name__, broken)
-            return []
+            raise InvalidError(type(error).__name__) from error
 
     def save(self, sessions: Iterable[SavedSession]) -> None:
         """Replace the content. Raises OSError."""

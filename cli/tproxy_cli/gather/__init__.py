@@ -1,0 +1,1 @@
+"""What `tproxy gather-logs` collects for somebody who is asked for help, without the secrets."""

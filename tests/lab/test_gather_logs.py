@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tproxy_cli.gather.secrets import REMOVED
 
 from tests.lab.scene import Scene
-from tproxy_cli.gather.secrets import REMOVED
 
 PLANTED = "pl4nted-s3cret"
 
@@ -56,7 +56,7 @@ def test_an_archive_has_what_helps_and_no_secret(scene: Scene, tmp_path: Path) -
     assert json.loads(found["laptop/kubeconfig.json"])["user"]["has"] == ["token"]
     index: dict[str, Any] = json.loads(found["index.json"])
     assert {one["name"] for one in index["entries"]} == set(found) - {"index.json"}
-    # There is no daemon of another user's version to be had, nor Events in a lab: what lacks is said, by name.
+    # A lab has no Events, for one: what could not be had is said, by name.
     assert all(one["why"] for one in index["missing"])
     assert "cluster/tproxy-system/events.json" in {one["name"] for one in index["missing"]}
 

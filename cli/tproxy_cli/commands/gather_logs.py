@@ -1,11 +1,11 @@
 """`tproxy gather-logs`: one archive for whoever is asked for help."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
-from tproxy.errors import TproxyError
 from tproxy_cli.client import Json
 from tproxy_cli.options import cluster_options, command, output_option
 from tproxy_cli.ui.console import Console
@@ -22,7 +22,7 @@ from tproxy_cli.ui.output import render
 @cluster_options
 @output_option
 def gather_logs(console: Console, file: str | None, cluster: Json, output: str) -> None:
-    """Write logs, objects and findings into one archive, for whoever helps you.
+    """Write logs and findings into one archive, without secrets.
 
     What the laptop, the cluster and the nodes say of tproxy, as far as you may read it; the archive's index.json names
     what could not be had. Tokens, passwords, keys and the values that requests are matched by are removed. Look into it
@@ -43,10 +43,7 @@ def gather_logs(console: Console, file: str | None, cluster: Json, output: str) 
         laptop.gather(archive, cluster, console.progress)
         for node in nodes:
             console.progress(f"asking node {node}")
-            name = f"nodes/{node}/status.json"
-            archive.attempt(name, lambda name=name, node=node: archive.data(name, ask(console, cluster, node, "status")))  # type: ignore[misc]
-    if not nodes and not archive.entries:
-        raise TproxyError("nothing could be gathered")
+            archive.attempt(f"nodes/{node}/status.json", partial(ask, console, cluster, node, "status"))
     size = path.stat().st_size
     result = {"file": str(path), "bytes": size, "entries": archive.entries, "missing": archive.missing}
     console.out(

@@ -86,14 +86,16 @@ class Archive:
         """Say in the index what could not be had."""
         self.missing.append({"name": name, "why": self.cleaner.text(why)})
 
-    def attempt(self, name: str, add: Callable[[], None]) -> None:
-        """Run `add`; what it raises for a person becomes what is missing."""
+    def attempt(self, name: str, make: Callable[[], Any]) -> None:
+        """Add the text or document that `make` returns; what it raises for a person becomes what is missing."""
         try:
-            add()
+            made = make()
         except TproxyError as error:
             self.lacks(name, error.message)
         except OSError as error:
             self.lacks(name, error.strerror or type(error).__name__)
+        else:
+            (self.text if isinstance(made, str) else self.data)(name, made)
 
     def _finish(self) -> None:
         index = {"made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "entries": self._index, "missing": self.missing}

@@ -95,7 +95,9 @@ class _Parts:
         restarted = any(one.get("restartCount") for one in (pod.get("status") or {}).get("containerStatuses") or [])
         for name, previous in (("daemon.log", False), *((("previous.log", True),) if restarted else ())):
             where = f"nodes/{node}/{name}"
-            text = await self._had(where, self._api.log(metadata["namespace"], metadata["name"], previous, LOG_LINES, LOG_BYTES))
+            text = await self._had(
+                where, self._api.log(metadata["namespace"], metadata["name"], previous, LOG_LINES, LOG_BYTES)
+            )
             if text is not None:
                 self._archive.text(where, text)
 

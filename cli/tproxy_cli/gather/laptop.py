@@ -4,7 +4,9 @@ import platform
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tproxy.errors import TproxyError
 from tproxy.kube import kubeconfig
@@ -43,18 +45,17 @@ def gather(archive: Archive, cluster: Json, tell: Callable[[str], None]) -> None
         "machine": platform.machine(),
     }
     archive.data("laptop/versions.json", system)
-    archive.attempt("laptop/configuration.json", lambda: archive.data("laptop/configuration.json", config.load()))
-    archive.attempt("laptop/kubeconfig.json", lambda: archive.data("laptop/kubeconfig.json", _kubeconfig(cluster)))
+    archive.attempt("laptop/configuration.json", config.load)
+    archive.attempt("laptop/kubeconfig.json", partial(_kubeconfig, cluster))
     for path in (paths.log_path(), paths.log_path().with_suffix(".log.1")):
         if path.exists():
-            archive.attempt(f"laptop/{path.name}", lambda path=path: archive.text(f"laptop/{path.name}", _tail(path)))  # type: ignore[misc]
+            archive.attempt(f"laptop/{path.name}", partial(_tail, path))
     for name in ("version", "status"):
-        archive.attempt(
-            f"laptop/{name}.json",
-            lambda name=name: archive.data(  # type: ignore[misc]
-                f"laptop/{name}.json", objects.matches_removed(daemon.call(f"/v1/{name}", seconds=MEMORY_SECONDS))
-            ),
-        )
+        archive.attempt(f"laptop/{name}.json", partial(_said, daemon, f"/v1/{name}"))
+
+
+def _said(daemon: Daemon, path: str) -> Any:
+    return objects.matches_removed(daemon.call(path, seconds=MEMORY_SECONDS))
 
 
 def _kubeconfig(cluster: Json) -> Json:

@@ -1,4 +1,4 @@
-"""Kubernetes objects as they go into an archive: copied field by field, so that what nobody thought of stays out. Pure."""
+"""Kubernetes objects as an archive has them: copied field by field, so that what nobody thought of stays out. Pure."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -37,7 +37,10 @@ def test_a_pod_comes_without_environment_and_arguments() -> None:
         {
             "metadata": METADATA,
             "spec": {"nodeName": "node1", "containers": [container]},
-            "status": {"phase": "Running", "containerStatuses": [{"name": "node", "restartCount": 2, "new": "planted"}]},
+            "status": {
+                "phase": "Running",
+                "containerStatuses": [{"name": "node", "restartCount": 2, "new": "planted"}],
+            },
         }
     )
     assert shown["node"] == "node1"

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -129,6 +128,8 @@ class GivenOptions:
 
 def write_private(path: str, content: bytes) -> None:
     """Write a file for this user alone, as a whole or not at all; a symbolic link is followed. Raises TproxyError."""
+    import tempfile
+
     target = os.path.realpath(path)
     temporary = ""
     try:

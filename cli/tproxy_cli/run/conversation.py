@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ class Wanted:
     never: Sequence[str] = ()
     given: Json | None = None
     sudo: bool = False
-    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    id: str = field(default_factory=lambda: os.urandom(4).hex())
 
 
 class Conversation:

@@ -171,6 +171,53 @@ def test_a_lost_tunnel_comes_back(laptop: Connected) -> None:
     laptop.lab.wait(lambda: laptop.get("http://servers/").startswith("servers-"), "an answer again", 30)
 
 
+def test_when_its_pod_goes_another_one_is_left_from(laptop: Connected) -> None:
+    from tproxy.kube.port import PODS
+
+    origin = laptop.json("status")["connections"][0]["origin"]
+    laptop.lab.client.delete(PODS, origin.partition("/")[2], laptop.namespace)
+    laptop.lab.wait(lambda: laptop.json("status")["connections"][0]["origin"] not in ("", origin), "another pod", 30)
+    laptop.lab.wait(lambda: laptop.get("http://servers/").startswith("servers-"), "an answer again", 30)
+
+
+RESOLVER = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(sys.argv[1]))
+sock.bind(("127.0.0.1", 53))
+while True:
+    query, client = sock.recvfrom(4096)
+    sock.sendto(query[:2] + b"\\x81\\x83" + query[4:6] + bytes(6) + query[12:], client)
+"""
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_resolver_on_the_laptop_itself(place: Connected, shares: bool) -> None:
+    """Whether it lets others answer at its port is its matter; if not, names are lost, but not the laptop's own."""
+    conf = place.lab.layout.place_directory("laptop") / "resolv.conf.of-the-test"
+    conf.write_text("nameserver 127.0.0.1\n")
+    place.run("mount", "--bind", str(conf), "/etc/resolv.conf")
+    server = place.lab.start("exec", "laptop", "--", "python", "-c", RESOLVER, str(int(shares)))
+    try:
+        place.lab.wait(lambda: "NXDOMAIN" in place.run("dig", "+time=1", "x.example", check=False), "the resolver")
+        conflicts = place.connect()["conflicts"]
+        if shares:
+            assert conflicts == []
+            assert place.dig("servers") == [place.address("servers")]
+            assert place.get("http://servers/").startswith("servers-")
+        else:
+            assert "127.0.0.1" in conflicts[0]["message"]
+            assert "tproxy run" in conflicts[0]["remedy"]
+            assert place.get(f"http://{place.address('servers')}/").startswith("servers-")
+        assert "NXDOMAIN" in place.run("dig", "+time=1", "x.example", check=False), "its own answer"
+    finally:
+        place.tproxy("disconnect", check=False)
+        server.terminate()
+        server.wait(10)
+        place.run("umount", "/etc/resolv.conf")
+    place.lab.wait(place.as_before, "nothing left")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -13,6 +13,7 @@ from tproxy.capture import sockets
 from tproxy.dns import wire
 from tproxy.model.flow import Address
 from tproxy.tasks import Tasks
+from tproxy_cli.connect.layout import DNS_PORT
 from tproxy_cli.daemon.hostwide.names import HostNames
 from tproxy_cli.daemon.runs.datagrams import Key, Sockets
 
@@ -86,3 +87,16 @@ class Answers:
         """Answer no more."""
         await self._tasks.close()
         self._forget()
+
+
+async def can_speak_as(host: str, make: Sockets) -> bool:
+    """Whether answers can be sent as the resolver at `host`: one on the laptop itself may have its port for itself."""
+    if not ipaddress.ip_address(host).is_loopback:
+        return True
+    try:
+        made = await make.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        with made:
+            sockets.answering(made, Address(host, DNS_PORT), None)
+    except OSError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from tproxy.tasks import Tasks
 from tproxy_cli.connect.layout import Network
 from tproxy_cli.connect.resolved import SERVER
 from tproxy_cli.daemon.hostwide import conflicts
+from tproxy_cli.daemon.hostwide.answers import can_speak_as
 from tproxy_cli.daemon.hostwide.catching import Answering, HostConnections, HostDatagrams, within
 from tproxy_cli.daemon.hostwide.conflicts import Conflict
 from tproxy_cli.daemon.hostwide.link import HelperLink
@@ -30,6 +31,9 @@ RESOLVERS_SECONDS = 2.0
 CONFLICT_SECONDS = 30.0
 STUBS = ("127.0.0.53", "127.0.0.54")
 """Where systemd-resolved answers programs, which needs not be caught when it asks us itself."""
+
+ALONE = "the resolver at {}, on this laptop, lets nobody else answer at its port: names of the cluster's do not resolve"
+ALONE_REMEDY = "use addresses, or `tproxy run`; or name a resolver of the network in /etc/resolv.conf"
 
 MOST_REFUSALS = 10
 """Denied destinations that `status` shows."""
@@ -58,6 +62,7 @@ class Connection:
         self._link = HelperLink(sock, on_gone)
         self._laptop = LaptopResolvers(make=self._link.socket)
         self._servers: frozenset[str] = frozenset()
+        self._alone: frozenset[str] = frozenset()
         self.resolved = False
         self._names = Answering(lambda: self._servers, HostNames(way, self._laptop), HostNames(way, None))
         self._connections = HostConnections(way, self._names, self._link, self._failed)
@@ -77,6 +82,7 @@ class Connection:
             self._changed(address, True)
         namespace = self.way.origin.partition("/")[0]
         self.resolved = await self._link.route_names(await domains(self.way, namespace, self._laptop))
+        await self._look_for_resolvers()
         self._tasks.start(self._follow_resolvers(), "resolvers")
         await self._look_for_conflicts()
         self._tasks.start(self._follow_conflicts(), "conflicts")
@@ -95,7 +101,10 @@ class Connection:
             "resolved": self.resolved,
             "connections": self._connections.count,
             "flows": self._datagrams.count,
-            "conflicts": [{"message": str(one), "remedy": one.remedy} for one in self.conflicts],
+            "conflicts": [
+                *({"message": str(one), "remedy": one.remedy} for one in self.conflicts),
+                *({"message": ALONE.format(one), "remedy": ALONE_REMEDY} for one in sorted(self._alone)),
+            ],
             "refused": list(self._refusals),
         }
 
@@ -121,13 +130,21 @@ class Connection:
 
     async def _follow_resolvers(self) -> None:
         while True:
-            servers = frozenset(catchable(self._laptop.configuration.nameservers or ("127.0.0.1",)))
-            if self.resolved:
-                servers = servers - set(STUBS) | {SERVER}
-            if servers != self._servers:
-                self._servers = servers
-                self._link.catch_dns(sorted(servers))
             await asyncio.sleep(RESOLVERS_SECONDS)
+            await self._look_for_resolvers()
+
+    async def _look_for_resolvers(self) -> None:
+        servers = frozenset(catchable(self._laptop.configuration.nameservers or ("127.0.0.1",)))
+        if self.resolved:
+            servers = servers - set(STUBS) | {SERVER}
+        if servers == self._servers | self._alone:
+            return
+        alone = [one for one in servers if not await can_speak_as(one, self._link)]
+        for one in alone:
+            log.warning("the resolver at %s lets nobody answer in its place", one)
+        self._alone = frozenset(alone)
+        self._servers = servers - self._alone
+        self._link.catch_dns(sorted(self._servers))
 
     async def _follow_conflicts(self) -> None:
         while True:

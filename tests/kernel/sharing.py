@@ -10,7 +10,7 @@ from tproxy_node.plan import PodRef
 from tproxy_node.relay import Limits, PodRelay, Relay
 
 from tests.kernel.answering import PORT
-from tests.kernel.namespaces import POD_IP4, PodNetwork
+from tests.kernel.namespaces import POD_IP4, PodNetwork, until
 from tests.unit.node.streams import tunnel
 from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
@@ -128,6 +128,8 @@ def player(network: PodNetwork, steering: Steering, shared: Route) -> Play:
                 async with asyncio.timeout(20):
                     await scene.pod.serve()
                     await scenario(scene)
+                    scene.pod.abandon()
+                    await until(lambda: not scene.relay.flows.live)
             finally:
                 scene.pod.abandon()
                 scene.laptop.close()

@@ -167,6 +167,9 @@ def play(network: PodNetwork, steering: Steering) -> Play:
             try:
                 async with asyncio.timeout(30):
                     await scenario(scene)
+                    if scene.pod is not None:
+                        scene.pod.abandon()
+                    await until(lambda: not scene.relay.flows.live)
             finally:
                 if scene.pod is not None:
                     scene.pod.abandon()

@@ -79,6 +79,11 @@ def play(network: PodNetwork, steering: Steering) -> Play:
                 async with asyncio.timeout(20):
                     await scene.pod.serve()
                     await scenario(scene)
+                    scene.pod.abandon()
+                    # Whatever became of them: none is remembered as open, and each once.
+                    await until(lambda: not scene.relay.flows.live)
+                    numbers = [flow.number for flow in scene.relay.flows.recent]
+                    assert len(numbers) == len(set(numbers))
             finally:
                 scene.pod.abandon()
                 scene.laptop.close()

@@ -39,7 +39,7 @@ def test_the_laptop_goes_past_the_api_server(scene: Scene) -> None:
 def test_doctor_says_which_way_and_whether_it_is_open(scene: Scene) -> None:
     scene.intercept("--transport", "direct")
     checks = {one["name"]: one for one in scene.json("doctor")["checks"]}
-    assert checks["transport"]["text"] == "nodes are reached by direct"
+    assert checks["transport"]["text"] == "direct: nodes are reached past the API server, by TLS"
     assert checks["direct"]["outcome"] == "pass"
     assert checks["direct"]["text"].startswith("reaches 2 node daemons by TLS")
     scene.leave()

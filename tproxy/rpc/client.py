@@ -126,6 +126,7 @@ class _ClientStream:
         if cancelled_here or not self._call.done():
             raise error
         code, details = await self._call.code(), await self._call.details() or ""
-        if code is grpc.StatusCode.INTERNAL:  # a write failed before the node's own words arrived
+        # A write failed before the node's own words arrived, or there were none: gRPC's are no use to people.
+        if code is grpc.StatusCode.INTERNAL or "Socket closed" in details:
             details = "the connection to the node broke"
         raise _RefusedError(code, details[:MAX_TEXT_CHARACTERS]) from error

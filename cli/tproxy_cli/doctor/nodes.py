@@ -33,6 +33,10 @@ NAMED = 5
 """How many nodes or pods a text names."""
 
 EXPOSE = f"{OTHER_WAY}; administrators expose node daemons with the chart's value `direct.enabled`"
+_USED: Mapping[Transport, str] = {
+    "port-forward": "port-forward: nodes are reached through the API server",
+    "direct": "direct: nodes are reached past the API server, by TLS",
+}
 SEE = f"`kubectl -n {SYSTEM_NAMESPACE} get pods -l {NODE_DAEMON_LABELS} -o wide`"
 
 
@@ -54,7 +58,7 @@ async def check(cluster: ApiCluster, transport: Transport) -> list[Finding]:
         direct = direct or [Finding(TPROXY, "direct", "fail", "no node daemon is exposed", EXPOSE)]
     else:
         direct = [replace(one, outcome="warn") if one.outcome == "fail" else one for one in direct]
-    used = Finding(TPROXY, "transport", "pass", f"nodes are reached by {transport}")
+    used = Finding(TPROXY, "transport", "pass", _USED[transport])
     return [*_present(pods, ready, nodes), *_versions(pods), used, *forwarded, *direct]
 
 

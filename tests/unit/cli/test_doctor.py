@@ -120,7 +120,7 @@ def test_node_daemons_that_are_missing_unready_or_of_another_version(tproxy: Tpr
         ("warn", "none on node3: workloads there cannot be intercepted"),
         ("warn", "this command is of version 0.1.0, node daemons of 0.0.9 on node2"),
     ]
-    assert daemons[4] == ("pass", "nodes are reached by port-forward")
+    assert daemons[4] == ("pass", "port-forward: nodes are reached through the API server")
     assert daemons[5][1].startswith("reaches 1 node daemon, answered in ")
 
 
@@ -212,7 +212,7 @@ def test_daemons_that_are_exposed_but_out_of_reach(
         got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json", *flags)
     text = "cannot reach the node daemon on node1 at 127.0.0.1:1: connection refused"
     assert checks(got)["tproxy/direct"] == (outcome, text)
-    assert checks(got)["tproxy/transport"][1] == f"nodes are reached by {'direct' if flags else 'port-forward'}"
+    assert checks(got)["tproxy/transport"][1].startswith("direct: " if flags else "port-forward: ")
     assert got.code == code
 
 

@@ -18,6 +18,7 @@ from tproxy.rpc.certificate import ServerCertificate
 from tproxy.rpc.client import connect
 from tproxy.rpc.reach import OTHER_WAY, UnreachableError, reach, trusting
 from tproxy.rpc.server import TunnelServer
+from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Conn
 from tproxy.tunnel.endpoint import Endpoint
 from tproxy.tunnel.hello import Hello
@@ -153,6 +154,39 @@ def test_who_does_not_answer(run: Run) -> None:
             await reach(DirectWay("127.0.0.1", silent.getsockname()[1], der), "node1", 0.2)
         with pytest.raises(UnreachableError, match="its name cannot be resolved"):
             await reach(DirectWay("no-such-host.invalid", 1, der), "node1")
+
+    run(main())
+
+
+def test_a_connection_that_is_cut_is_said_in_plain_words(run: Run) -> None:
+    """By whatever is in between; gRPC's own words are no use to a person."""
+
+    async def main() -> None:
+        cut = asyncio.Event()
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
+            tasks = Tasks("relay")
+            tasks.start(copy(reader, onward_writer), "there")
+            tasks.start(copy(onward_reader, writer), "back")
+            await cut.wait()
+            writer.transport.abort()
+            onward_writer.transport.abort()
+            await tasks.close()
+
+        async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(65536):
+                writer.write(data)
+
+        async with serving(lambda _identity, _endpoint: None) as (_, port):
+            between = await asyncio.start_server(relay, "127.0.0.1", 0)
+            address = f"127.0.0.1:{between.sockets[0].getsockname()[1]}"
+            laptop = await connect(address, GOOD, no_connections)
+            await until(lambda: laptop.stats.rtt > 0)
+            cut.set()
+            reason = await asyncio.wait_for(laptop.wait_closed(), 5)
+            between.close()
+        assert reason == "the connection to the node broke"
 
     run(main())
 

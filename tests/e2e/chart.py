@@ -11,6 +11,8 @@ from tests.chart.rendering import CHART, find_helm
 from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import DEVELOPERS, ControlPlane
 
+GROUP = "example.com"
+"""Of somebody's own kind `Fleet`, which owns ReplicaSets."""
 DIRECT_PORT = 4772
 """Of every node: `--transport direct` leads there."""
 
@@ -32,7 +34,7 @@ class Release:
             input=yaml.safe_dump(dict(values or {})),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=180,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -49,8 +51,11 @@ class Release:
         developers = [{"kind": "User", "name": developer} for developer in DEVELOPERS]
         values = {
             "image": {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never"},
-            "rbac": {"developers": {"shop": {"namespaces": ["shop"], "subjects": developers}}},
+            "rbac": {
+                "developers": {"shop": {"namespaces": ["shop"], "subjects": developers}},
+                "owners": {GROUP: ["fleets"]},
+            },
             "direct": {"enabled": True, "hostPort": DIRECT_PORT},
         }
         self.install(values)
-        cluster.kubectl("rollout", "status", "-n", "tproxy-system", "daemonset/tproxy-node", "--timeout=60s")
+        cluster.kubectl("rollout", "status", "-n", "tproxy-system", "daemonset/tproxy-node", "--timeout=120s")

@@ -81,7 +81,7 @@ class Cluster:
         loading = [node.load(archive) for node in self.nodes.values()]
         self.plane.start()
         self.took["API server"] = time.monotonic() - began
-        self.kubectl("wait", "--for=create", "namespace/kube-system", "--timeout=60s")
+        self.kubectl("wait", "--for=create", "namespace/kube-system", "--timeout=120s")
         self.apply((HERE / "dns.yaml").read_text())
         for process in loading:
             assert process.wait(READY_SECONDS) == 0, process.last_words
@@ -90,15 +90,15 @@ class Cluster:
         for node in self.nodes.values():
             node.start()
         for name in self.nodes:
-            self.kubectl("wait", "--for=create", f"node/{name}", "--timeout=60s")
-        self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+            self.kubectl("wait", "--for=create", f"node/{name}", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
         self.took["nodes"] = time.monotonic() - began
         # Nobody answers there: the laptop knows no names of its own. Its people's homes are where everybody gets to.
         resolv_conf = self.directory / "resolv.conf"
         resolv_conf.write_text(f"nameserver {network.CONTROL}\n")
         self.laptop.run("mount", "--bind", resolv_conf, "/etc/resolv.conf")
         self.laptop.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-        self.kubectl("rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=60s")
+        self.kubectl("rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=120s")
         self.took["names"] = time.monotonic() - began
 
     def kubectl(self, *arguments: str, text: str = "", check: bool = True) -> str:

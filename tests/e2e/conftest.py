@@ -33,7 +33,7 @@ def release(plane: ControlPlane) -> Release:
     made.install(VALUES)
     plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(VIEWER))
     for definition in ("sessions.tproxy.dev", "intercepts.tproxy.dev"):
-        done = plane.kubectl("wait", "--for=condition=Established", f"crd/{definition}", "--timeout=60s")
+        done = plane.kubectl("wait", "--for=condition=Established", f"crd/{definition}", "--timeout=120s")
         assert done.returncode == 0, done.stderr
     return made
 
@@ -44,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         Release(running.plane).install_on(running)
         running.apply(edgy_corp(), "shop")
         for service in SERVICES:
-            running.kubectl("rollout", "status", "-n", "shop", f"deployment/{service}", "--timeout=60s")
+            running.kubectl("rollout", "status", "-n", "shop", f"deployment/{service}", "--timeout=120s")
         yield running
 
 

@@ -95,7 +95,7 @@ class ControlPlane:
         """Run kubectl, as `user` if given. Never raises on its exit code."""
         who = [f"--as={user}", "--as-group=system:authenticated"] if user else []
         command = self.inside(self.programs / "kubectl", f"--kubeconfig={self.kubeconfig}", *who, *arguments)
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
 
     def inside(self, *command: str | Path) -> list[str]:
         """The command line that runs `command` where the API server can be reached."""

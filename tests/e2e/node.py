@@ -10,7 +10,7 @@ import yaml
 from tests.e2e.network import ALL_PODS, DNS, NODES, PODS
 from tests.e2e.place import Place, Process, require
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 PAUSE = "localhost/pause:1"
 _PLUGINS = "/usr/lib/cni"
 _SOCKET = "/run/containerd/containerd.sock"

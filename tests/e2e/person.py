@@ -15,7 +15,7 @@ from tests.e2e.place import Process
 from tproxy.lab.ordinary import ordinary
 
 TPROXY = (sys.executable, "-c", "from tproxy_cli.main import main; main()")
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 class Person:
@@ -73,6 +73,10 @@ class Person:
     def get(self, url: str, *options: str) -> str:
         """What curl on the laptop gets; empty if nothing."""
         return self.run("curl", "-s", "--max-time", "5", *options, url, check=False).stdout.strip()
+
+    def reach(self, url: str) -> str:
+        """The same, of what there must be."""
+        return self.run("curl", "-sS", "--fail", "--max-time", "20", url).stdout.strip()
 
     def copy(self, directory: Path) -> Path:
         """A copy of a directory in their home, to be edited."""

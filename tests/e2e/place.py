@@ -24,7 +24,9 @@ class Place:
         namespaces = ["--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
         # What is left there by its parent is reaped by a first process that does not want to know.
         first = ["env", "--ignore-signal=CHLD", "sleep", "infinity"]
-        self._keeper = subprocess.Popen([*_TIED, "unshare", *namespaces, "--propagation", "private", *first])
+        command = [*_TIED, "unshare", *namespaces, "--propagation", "private", *first]
+        # It complains of how it ends.
+        self._keeper = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         self.pid = self._first_process()
         self.run("hostname", name)
 
@@ -59,12 +61,10 @@ class Place:
 
     def close(self) -> None:
         """End everything in it."""
-        self._keeper.kill()
+        # With its first process goes every other, and `unshare` has waited for that.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         self._keeper.wait()
-        # Its first process gets its signal by the kernel, and with that goes every other.
-        deadline = time.monotonic() + STARTING_SECONDS
-        while Path(f"/proc/{self.pid}/ns/pid").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
 
     def _first_process(self) -> int:
         children = Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children")
@@ -75,7 +75,7 @@ class Place:
                 return int(found[0])
             time.sleep(0.005)
         self._keeper.kill()
-        raise AssertionError(f"{self.name} has not become a place of its own")
+        raise AssertionError(f"{self.name} has not become a place of its own: that takes root")
 
 
 class Process:

@@ -60,4 +60,4 @@ class Pods:
             conditions = [{one["type"]: one["status"] for one in pod["status"]["conditions"]} for pod in self.listed()]
             return [one["Ready"] for one in conditions] == ["True"] * count
 
-        wait(ready, f"{count} ready pods of {self.app}", 60)
+        wait(ready, f"{count} ready pods of {self.app}", 120)

@@ -65,11 +65,11 @@ def shop(cluster: Cluster) -> Iterator[Shop]:
 def test_connect_run_global_leave_personal_reload(shop: Shop, dora: Person, eve: Person) -> None:
     # Outbound: nothing, then one command of somebody without root, then every program.
     assert dora.get(SERVICE) == ""
-    assert '<strong id="color">green' in eve.tproxy("run", "--", "curl", "-s", "--max-time", "5", SERVICE).stdout
+    assert '<strong id="color">green' in eve.tproxy("run", "--", "curl", "-sS", "--max-time", "20", SERVICE).stdout
     assert dora.get(SERVICE) == ""
     dora.tproxy("connect")
-    assert '<strong id="color">green' in dora.get(SERVICE)
-    assert '<strong id="color">green' in dora.get("http://verylargejavaservice.shop.svc.cluster.local:8080/")
+    assert '<strong id="color">green' in dora.reach(SERVICE)
+    assert '<strong id="color">green' in dora.reach("http://verylargejavaservice.shop.svc.cluster.local:8080/")
 
     # Global: a change is seen at once, and what the service needs is there.
     sources = dora.copy(EDGY_CORP)
@@ -79,7 +79,7 @@ def test_connect_run_global_leave_personal_reload(shop: Shop, dora: Person, eve:
         wait(lambda: dora.get("http://localhost:3000/color") == '"blue"', "the app on the laptop")
         dora.tproxy("intercept", "dataprocessingservice", "--port", "3000")
         assert shop.page() == {"blue"}
-        assert json.loads(dora.get(SUMMARY)) == {"customers": 3, "orders": 42}
+        assert json.loads(dora.reach(SUMMARY)) == {"customers": 3, "orders": 42}
         source = sources / "dataprocessingservice.py"
         dora.run("sed", "-i", 's/DEFAULT_COLOR = "blue"/DEFAULT_COLOR = "orange"/', source)
         wait(lambda: dora.get("http://localhost:3000/color") == '"orange"', "a reload")

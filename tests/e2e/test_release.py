@@ -49,7 +49,7 @@ def test_install_upgrade_uninstall(fresh: ControlPlane, tmp_path: Path) -> None:
     release.helm("install", "tproxy", CHART)
 
     # Somebody works; the next version of the chart knows another field and another value.
-    fresh.kubectl("wait", "--for=condition=Established", "crd/sessions.tproxy.dev", "--timeout=60s")
+    fresh.kubectl("wait", "--for=condition=Established", "crd/sessions.tproxy.dev", "--timeout=120s")
     asyncio.run(make_session(fresh))
     chart = tmp_path / "tproxy"
     shutil.copytree(CHART, chart)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.e2e import workloads as make
+from tests.e2e.chart import GROUP
 from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import ROOT
 from tests.e2e.person import Person, wait
@@ -54,7 +55,7 @@ def laptop(cluster: Cluster, dora: Person) -> Iterator[Person]:
     finally:
         app.kill()
         dora.tproxy("leave", "--all", check=False)
-        cluster.kubectl("delete", "-n", NAMESPACE, "--wait=false", "--now", "-f", "-", text=manifests)
+        cluster.kubectl("delete", "-n", NAMESPACE, "--now", "-f", "-", text=manifests)
 
 
 @pytest.mark.parametrize("target", KINDS)
@@ -70,6 +71,40 @@ def test_kind(cluster: Cluster, laptop: Person, target: str) -> None:
         laptop.tproxy("leave", target)
     assert pods.themselves()
     assert pods.identities() == before
+
+
+def test_custom_owner(cluster: Cluster, laptop: Person) -> None:
+    """Somebody's own kind, whose controller makes ReplicaSets."""
+    names = {"kind": "Fleet", "plural": "fleets", "singular": "fleet"}
+    schema = {"openAPIV3Schema": {"type": "object"}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"fleets.{GROUP}"},
+        "spec": {"group": GROUP, "names": names, "scope": "Namespaced", "versions": [version]},
+    }
+    cluster.apply(yaml.safe_dump(definition))
+    try:
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/fleets.{GROUP}", "--timeout=30s")
+        fleet = {"apiVersion": f"{GROUP}/v1", "kind": "Fleet", "metadata": {"name": "trucks"}}
+        cluster.apply(yaml.safe_dump(fleet), NAMESPACE)
+        uid = cluster.kubectl("get", "fleet", "trucks", "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}")
+        owner = {**fleet, "name": "trucks", "uid": uid, "controller": True}
+        del owner["metadata"]
+        owned = make.workload("ReplicaSet", "trucks", make.template("trucks"))
+        owned["metadata"]["ownerReferences"] = [owner]
+        cluster.apply(yaml.safe_dump(owned), NAMESPACE)
+        pods = Pods(cluster, "trucks")
+        pods.wait_ready(2)
+        laptop.tproxy("intercept", "Fleet/trucks", "--port", f"{LOCAL}:http")
+        assert pods.all_answer("laptop")
+        laptop.tproxy("leave", "Fleet/trucks")
+        assert pods.themselves()
+    finally:
+        laptop.tproxy("leave", "--all", check=False)
+        cluster.kubectl("delete", "replicaset", "trucks", "-n", NAMESPACE, "--now")
+        cluster.kubectl("delete", "crd", f"fleets.{GROUP}")
 
 
 def test_the_other_container_is_left_alone(cluster: Cluster, laptop: Person) -> None:
@@ -124,7 +159,7 @@ def test_host_network_is_refused(cluster: Cluster, laptop: Person) -> None:
         assert pods.themselves(8099)
         assert json.loads(laptop.tproxy("list", "-o", "json").stdout)["intercepts"] == []
     finally:
-        cluster.kubectl("delete", "pod", "host", "-n", NAMESPACE, "--now", "--wait=false")
+        cluster.kubectl("delete", "pod", "host", "-n", NAMESPACE, "--now")
 
 
 def test_readiness_gate(cluster: Cluster, laptop: Person) -> None:
@@ -134,7 +169,7 @@ def test_readiness_gate(cluster: Cluster, laptop: Person) -> None:
     ready = ("get", "pod", "gated", "-n", NAMESPACE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
     try:
         pods = Pods(cluster, "gated")
-        wait(lambda: pods.themselves(), "the app", 30)
+        wait(lambda: pods.themselves(), "the app")
         assert cluster.kubectl(*ready) == "False"
         laptop.tproxy("intercept", "pod/gated", "--port", f"{LOCAL}:http")
         assert pods.all_answer("laptop")
@@ -145,7 +180,7 @@ def test_readiness_gate(cluster: Cluster, laptop: Person) -> None:
         wait(lambda: inside(cluster, "http://gated/") == "laptop", "the Service")
     finally:
         laptop.tproxy("leave", "gated", check=False)
-        cluster.kubectl("delete", "pod/gated", "service/gated", "-n", NAMESPACE, "--now", "--wait=false")
+        cluster.kubectl("delete", "pod/gated", "service/gated", "-n", NAMESPACE, "--now")
 
 
 def test_environment_and_files(cluster: Cluster, laptop: Person, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def text(answer: Sequence[Json]) -> str:
     if staying:
         lines.append("")
     lines += [
-        f"{one['pod']}: {one['connections']} connections to port {one['port']} are still with the app, from before its"
-        f" intercept: {one['why']}"
+        f"{one['pod']}: connections to port {one['port']} still with the app, from before its intercept:"
+        f" {one['connections']} ({one['why']})"
         for one in staying
     ]
     return "\n".join(lines)

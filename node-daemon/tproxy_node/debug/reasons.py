@@ -91,7 +91,7 @@ def _intercepted(facts: Facts) -> Explained:
         yield _not_chosen(facts)
         return
     if facts.older:
-        yield Step("older connections", "note", f"{facts.older} from before the intercept are still with the app")
+        yield Step("older connections", "note", f"still with the app, from before the intercept: {facts.older}")
     yield from _tunnel(facts, chosen)
     yield from _local_app(facts, chosen)
     yield from _port_in_use(facts)
@@ -100,7 +100,8 @@ def _intercepted(facts: Facts) -> Explained:
         went = f"such a request goes to {chosen.whose}, by {chosen.name}{_of(chosen)}"
     went += "".join(_others(facts, chosen))
     if facts.older:
-        went += f"; {facts.older} older connections stay with the app until their next request, or for good"
+        older = "1 older connection stays" if facts.older == 1 else f"{facts.older} older connections stay"
+        went += f"; {older} with the app until the next request, or for good"
         yield Verdict("laptop", went, "`tproxy intercept … --existing reset` has clients begin new ones")
         return
     yield Verdict("laptop", went)

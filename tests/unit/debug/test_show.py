@@ -71,7 +71,7 @@ def test_what_an_open_connection_waits_for() -> None:
     waits = {**FLOW, "tunnelQueued": 2048, "tunnelCredit": 0}
     assert show_flows.row({"flow": waits})[-1] == "2.0KiB wait for the local app to read"
     text = show_flows.text([{"flow": FLOW}, {"staying": {"pod": "a/b", "port": 1, "connections": 2, "why": "no HTTP"}}])
-    assert "a/b: 2 connections to port 1 are still with the app, from before its intercept: no HTTP" in text
+    assert "a/b: connections to port 1 still with the app, from before its intercept: 2 (no HTTP)" in text
     assert show_flows.line(show_flows.row({"flow": FLOW})).startswith("10:11:12.345   open")
 
 

@@ -12,7 +12,7 @@ from tproxy_cli.options import cluster_options, command, output_option, transpor
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.output import render
 
-_ROLES = {"pass": "good", "warn": "doubtful", "fail": "bad"}
+_ROLES = {"pass": "good", "warn": "doubtful", "fail": "bad", "skip": "doubtful"}
 
 
 @command()
@@ -74,5 +74,7 @@ def describe(console: Console, findings: Sequence[Finding]) -> str:
     failures = sum(finding.outcome == "fail" for finding in findings)
     warnings = sum(finding.outcome == "warn" for finding in findings)
     counted = [f"{failures} failed"] * bool(failures) + [f"{warnings} warned"] * bool(warnings)
+    skipped = sum(finding.outcome == "skip" for finding in findings)
+    counted += [f"{skipped} skipped"] * bool(skipped)
     summary = f"{len(findings)} checks: " + (", ".join(counted) if counted else "all passed")
     return "\n".join([*lines[1:], "", summary])

@@ -1,6 +1,7 @@
 """Checks of the cluster as the user sees it, and of tproxy in it.
 
 kubeconfig ─▶ API server ─┬▶ rights in the namespace, rights to reach the node daemons
+                          ├▶ what the nodes run on, DNS, Pod Security (`surroundings`)
                           ├▶ kinds served
                           └▶ node daemons: one on each node, ready, of our version
 """
@@ -17,11 +18,10 @@ from tproxy.kube.port import INTERCEPTS, PODS, SESSIONS, Resource
 from tproxy.model.direct import Transport
 from tproxy.text.units import latency
 from tproxy_cli import roles
-from tproxy_cli.doctor import nodes
-from tproxy_cli.doctor.finding import TPROXY, Finding, failed
+from tproxy_cli.doctor import nodes, surroundings
+from tproxy_cli.doctor.finding import CLUSTER, TPROXY, Finding, failed
 from tproxy_cli.doctor.nodes import SYSTEM_NAMESPACE
 
-CLUSTER = "cluster"
 SECONDS = 10.0
 """How long one check may take."""
 
@@ -58,10 +58,12 @@ async def check(
         groups = await asyncio.gather(
             _bounded("user", CLUSTER, _user(cluster)),
             _bounded("rights", CLUSTER, _rights(cluster, namespace)),
+            *(_bounded(name, category, look(cluster)) for category, name, look in surroundings.CHECKS),
             _bounded("kinds", TPROXY, _kinds(cluster)),
             _bounded("node-daemons", TPROXY, nodes.check(cluster, transport(config.context))),
         )
-        return findings + [finding for group in groups for finding in group]
+        found = findings + [finding for group in groups for finding in group]
+        return sorted(found, key=lambda finding: finding.category != CLUSTER)  # what belongs together, in its order
     finally:
         await cluster.close()
 

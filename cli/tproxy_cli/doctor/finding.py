@@ -5,10 +5,14 @@ from typing import Literal
 
 from tproxy.errors import TproxyError
 
+CLUSTER = "cluster"
+"""The category of the cluster as it is without tproxy."""
+
 TPROXY = "tproxy"
 """The category of what tproxy has in the cluster."""
 
-Outcome = Literal["pass", "warn", "fail"]
+Outcome = Literal["pass", "warn", "fail", "skip"]
+"""`skip`: it could not be looked at, for want of a right that nothing else needs."""
 
 
 @dataclass(frozen=True, slots=True)

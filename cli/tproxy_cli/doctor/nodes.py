@@ -66,10 +66,10 @@ def _present(pods: Sequence[Pod], ready: Sequence[Pod], nodes: set[str] | None) 
     findings = []
     serving = {pod.node for pod in ready}
     if unready := sorted({pod.node or pod.name for pod in pods} - serving):
-        text = f"not ready on {_some(unready)}: workloads there cannot be intercepted"
+        text = f"not ready on {some(unready)}: workloads there cannot be intercepted"
         findings.append(Finding(TPROXY, "node-daemons", "fail", text, SEE))
     if nodes is not None and (bare := sorted(nodes - {pod.node for pod in pods})):
-        text = f"none on {_some(bare)}: workloads there cannot be intercepted"
+        text = f"none on {some(bare)}: workloads there cannot be intercepted"
         findings.append(Finding(TPROXY, "node-daemons", "warn", text, SEE))
     if not findings:
         count = f"{len(serving)} of {len(nodes)}" if nodes is not None else str(len(serving))
@@ -92,7 +92,7 @@ def _versions(pods: Iterable[Pod]) -> list[Finding]:
     others = sorted({f"{pod.labels[VERSION_LABEL]} on {pod.node}" for pod in pods if _differs(pod.labels)})
     if not others:
         return []
-    text = f"this command is of version {VERSION}, node daemons of {_some(others)}"
+    text = f"this command is of version {VERSION}, node daemons of {some(others)}"
     return [Finding(TPROXY, "versions", "warn", text, SEE)]
 
 
@@ -162,6 +162,7 @@ async def _ask(cluster: ApiCluster, pod: Pod, directory: str) -> float | str:
     return time.monotonic() - began
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of `names`, and how many more."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tproxy_cli.daemon import dial
 from tproxy_cli.doctor import cluster, laptop, nodes
+from tproxy_cli.doctor.surroundings import ENFORCE
 
 from tests.unit.cli.api_server import api_server, kubeconfig
 from tests.unit.cli.fakes import FakeDaemon, Outcome
-from tproxy.kube.port import NODES, PODS
+from tproxy.kube.port import ENDPOINTSLICES, NAMESPACES, NODES, PODS
 from tproxy.lab.api.resources import builtin_kinds, custom_kinds
 from tproxy.lab.api.store import Store
 from tproxy.model.direct import DirectWay
@@ -40,12 +41,28 @@ def daemon_pod(node: str, ready: bool = True, version: str = "") -> Json:
     }
 
 
-def filled(*pods: Json, names: Sequence[str] = ("node1", "node2")) -> Callable[[Store], None]:
-    """Two nodes and these pods."""
+ENDPOINTS = ({"addresses": ["10.244.1.3"]}, {"addresses": ["10.244.2.3"], "conditions": {"ready": True}})
+
+
+def filled(
+    *pods: Json,
+    names: Sequence[str] = ("node1", "node2"),
+    kernel: str = "6.1.0-13-amd64",
+    runtime: str = "containerd://1.7.2",
+    level: str = "privileged",
+    endpoints: Sequence[Json] = ENDPOINTS,
+) -> Callable[[Store], None]:
+    """Two nodes and these pods, in surroundings as they should be."""
 
     def fill(store: Store) -> None:
         for node in names:
+            info = {"kernelVersion": kernel, "containerRuntimeVersion": runtime}
             store.create(NODES, {"metadata": {"name": node}})
+            store.patch(NODES, node, {"status": {"nodeInfo": info}}, subresource="status")
+        store.patch(NAMESPACES, nodes.SYSTEM_NAMESPACE, {"metadata": {"labels": {ENFORCE: level}}})
+        name, service = "kube-dns-x7", {"kubernetes.io/service-name": "kube-dns"}
+        dns_slice = {"metadata": {"name": name, "labels": service}, "addressType": "IPv4", "endpoints": list(endpoints)}
+        store.create(ENDPOINTSLICES, dns_slice, "kube-system")
         for pod in pods:
             status = pod.pop("status")
             store.create(PODS, pod, nodes.SYSTEM_NAMESPACE)
@@ -72,6 +89,10 @@ def test_all_is_well(tproxy: Tproxy, daemon: FakeDaemon, tmp_path: Path) -> None
     assert ["pass", "kubeconfig", 'context "lab", namespace "shop"'] in words
     assert ["pass", "rights-to-intercept", '10 of 10 rights in namespace "shop"'] in words
     assert ["pass", "node-daemons", "ready on 2 of 2 nodes"] in words
+    assert ["pass", "kernels", "6.1.0-13-amd64"] in words
+    assert ["pass", "runtimes", "containerd://1.7.2"] in words
+    assert ["pass", "dns", "Service kube-dns is answered by 2 addresses"] in words
+    assert ["pass", "pod-security", 'namespace "tproxy-system" admits node daemons'] in words
     assert lines[-1].endswith(" checks: all passed")
 
 
@@ -83,6 +104,9 @@ def test_a_developer_need_not_see_nodes(tproxy: Tproxy, tmp_path: Path) -> None:
     assert found["cluster/user"] == ("pass", "alice")
     assert found["cluster/rights-to-reach-nodes"][0] == "pass"
     assert found["tproxy/node-daemons"] == ("pass", "ready on 1 node")
+    for name in ("cluster/kernels", "cluster/runtimes", "tproxy/pod-security"):
+        assert found[name][0] == "skip"
+        assert found[name][1].startswith("not looked at: you may not read ")
 
 
 def test_each_missing_right_is_named_with_how_to_check(tproxy: Tproxy, tmp_path: Path) -> None:
@@ -109,11 +133,60 @@ def test_a_cluster_without_tproxy(tproxy: Tproxy, tmp_path: Path) -> None:
     assert json.loads(got.out)["failed"] == 2
 
 
+@pytest.mark.parametrize(
+    ("what", "name", "outcome", "text"),
+    [
+        ({"kernel": "5.10.0-rc1"}, "cluster/kernels", "pass", "5.10.0-rc1"),
+        (
+            {"kernel": "5.4.0-150-generic"},
+            "cluster/kernels",
+            "pass",
+            "older than 5.9 on node1, node2: steered there by rules, not by sk_lookup",
+        ),
+        (
+            {"kernel": "4.19.0"},
+            "cluster/kernels",
+            "warn",
+            "older than 5.4 on node1, node2: workloads there may not be interceptable",
+        ),
+        (
+            {"runtime": "rkt://1.0"},
+            "cluster/runtimes",
+            "warn",
+            "rkt://1.0 on node1, node2 is not known to work",
+        ),
+        (
+            {"endpoints": [{"addresses": ["10.244.1.3"], "conditions": {"ready": False}}]},
+            "cluster/dns",
+            "warn",
+            'nobody answers for Service kube-dns in namespace "kube-system": names of the cluster may not resolve',
+        ),
+        (
+            {"level": "restricted"},
+            "tproxy/pod-security",
+            "fail",
+            'namespace "tproxy-system" enforces level "restricted": new pods of node daemons are refused',
+        ),
+    ],
+)
+def test_what_the_cluster_stands_on(
+    tproxy: Tproxy, tmp_path: Path, what: dict[str, Any], name: str, outcome: str, text: str
+) -> None:
+    pods = daemon_pod("node1"), daemon_pod("node2")
+    with api_server([*builtin_kinds(), *custom_kinds()], filled(*pods, **what)) as server:
+        got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json")
+    assert checks(got)[name] == (outcome, text)
+    hint = next(one["hint"] for one in json.loads(got.out)["checks"] if f"{one['category']}/{one['name']}" == name)
+    assert bool(hint) == (outcome != "pass")
+    assert got.code == (1 if outcome == "fail" else 0)
+
+
 def test_node_daemons_that_are_missing_unready_or_of_another_version(tproxy: Tproxy, tmp_path: Path) -> None:
     pods = daemon_pod("node1", ready=False), daemon_pod("node2", version="0.0.9")
     with api_server([*builtin_kinds(), *custom_kinds()], filled(*pods, names=["node1", "node2", "node3"])) as server:
         got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "admin"), "-o", "json")
-    daemons = [(one["outcome"], one["text"]) for one in json.loads(got.out)["checks"] if one["category"] == "tproxy"]
+    found = [one for one in json.loads(got.out)["checks"] if one["category"] == "tproxy"]
+    daemons = [(one["outcome"], one["text"]) for one in found if one["name"] != "pod-security"]
     assert got.code == 1
     assert daemons[1:4] == [
         ("fail", "not ready on node1: workloads there cannot be intercepted"),

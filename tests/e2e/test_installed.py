@@ -20,7 +20,10 @@ def test_helm_test(cluster: Cluster) -> None:
 def test_doctor_finds_nothing_wrong(dora: Person) -> None:
     findings = json.loads(dora.tproxy("doctor", "-o", "json").stdout)["checks"]
     told = {finding["name"]: finding for finding in findings}
-    assert [one for one in findings if one["outcome"] != "pass"] == []
+    assert [one for one in findings if one["outcome"] not in ("pass", "skip")] == []
+    # What a developer has no right to look at, and nothing else.
+    unseen = {one["name"] for one in findings if one["outcome"] == "skip"}
+    assert unseen <= {"kernels", "runtimes", "dns", "pod-security"}
     assert "ready on 2 nodes" in told["node-daemons"]["text"]
     assert "dora" in told["user"]["text"]
 

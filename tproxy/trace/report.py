@@ -1,6 +1,5 @@
 """What the kernel program reports, as it packs it and as people get it: `struct report` of `bpf/trace/tcp.c`."""
 
-import ipaddress
 import socket
 import struct
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ STATES = (
 )
 _REPORT = struct.Struct("=QQQII16s16sHHBBBBBB6x")
 SIZE = _REPORT.size
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ def plain(names: Mapping[int, str], prefix: str) -> dict[int, str]:
 
 def read(data: bytes, names: Names, since: float) -> tuple[int, dict[str, Any]]:
     """The namespace's inode, and the event as JSON. `since` is what CLOCK_MONOTONIC's zero is in seconds since 1970."""
-    (time, connect, opened, netns, reason, local, remote, local_port, remote_port) = _REPORT.unpack(data)[:9]
-    family, protocol, kind, old, new, incoming = _REPORT.unpack(data)[9:]
+    time, connect, opened, netns, reason, *ends, family, protocol, kind, old, new, incoming = _REPORT.unpack(data)
+    local, remote, local_port, remote_port = ends
     event: dict[str, Any] = {
         "event": KINDS[kind],
         "time": round(since + time / 1e9, 6),
@@ -69,6 +69,7 @@ def read(data: bytes, names: Names, since: float) -> tuple[int, dict[str, Any]]:
 
 def _address(family: int, packed: bytes, port: int) -> str:
     if family == socket.AF_INET:
-        return f"{ipaddress.IPv4Address(packed[:4])}:{port}"
-    address = ipaddress.IPv6Address(packed)
-    return f"{address.ipv4_mapped}:{port}" if address.ipv4_mapped else f"[{address}]:{port}"
+        return f"{socket.inet_ntoa(packed[:4])}:{port}"
+    if packed.startswith(_MAPPED):
+        return f"{socket.inet_ntoa(packed[12:])}:{port}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{port}"

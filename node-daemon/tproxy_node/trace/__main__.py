@@ -33,6 +33,7 @@ def main() -> int:
             _trace(control)
     except TproxyError as error:
         _write({"error": error.message, "hint": error.hint})
+        _flush()
         return error.exit_code
     return 0
 
@@ -46,12 +47,14 @@ def _trace(control: socket.socket) -> None:
     tracing = Tracing(frozenset(asked["events"]), asked["port"], asked["rate"], _write)
     _write({"ready": True})
     tracing.sum_up()
+    _flush()
     control.setblocking(False)
     while True:
         try:
             message = _read(control)
         except BlockingIOError:
             tracing.turn()
+            _flush()
             continue
         if message is None:
             return
@@ -59,6 +62,7 @@ def _trace(control: socket.socket) -> None:
         tracing.add(what.get("add", ()), descriptors)
         tracing.remove(what.get("remove", ()))
         _write({"watching": tracing.watching})
+        _flush()
 
 
 def _read(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -66,8 +70,17 @@ def _read(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return (json.loads(data), descriptors) if data else None
 
 
+# One write for all that a turn has brought: whoever reads it is the daemon, and has more to do.
+_pending: list[bytes] = []
+
+
 def _write(line: dict[str, Any]) -> None:
-    data = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    _pending.append(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+
+
+def _flush() -> None:
+    data = memoryview(b"".join(_pending))
+    _pending.clear()
     while data:
         data = data[os.write(1, data) :]
 

@@ -40,6 +40,8 @@ class Tracing:
         self._watched: dict[int, _Watched] = {}
         self._overflows = 0
         self._news = False
+        self._drops: dict[str, int] = {}
+        self._drops_seen = 0
         self._zero = monotonic_zero()
         confined.see_tracepoints()
         btf = Btf()
@@ -138,11 +140,18 @@ class Tracing:
             "events": counts,
             "lost": totals[LOST],
             "omitted": totals[OMITTED],
-            "drops": {self._names.drop(number): count for number, count in self._program.drops().items()},
+            "drops": self._dropped(totals[report.DROP]),
             "connectSlots": self._program.connects(),
             "openSlots": self._program.opens(),
             "memory": _resident(),
         }
+
+    def _dropped(self, total: int) -> dict[str, int]:
+        """By reason. There are many to ask the kernel for, so only when there are more than before."""
+        if total != self._drops_seen:
+            self._drops_seen = total
+            self._drops = {self._names.drop(number): count for number, count in self._program.drops().items()}
+        return self._drops
 
 
 def _text(address: str, port: int) -> str:

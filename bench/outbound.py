@@ -117,6 +117,10 @@ class Lab:
                     inside("laptop", str(TPROXY), "disconnect")
             case "sshuttle":
                 with yardstick.running(laptop, self.directory):
+                    # It says that it is connected before it catches anything.
+                    inside(
+                        "laptop", "curl", "-s", "--retry", "20", "--retry-all-errors", "--retry-delay", "1", self.url
+                    )
                     yield laptop
             case _:
                 yield laptop

@@ -133,7 +133,8 @@ class HelperLink:
                 await self._work.wait()
                 self._work.clear()
                 while self._requests or self._changes:
-                    message = self._requests.popleft() if self._requests else self._next_changes()
+                    # Changes go first: who is answered a request knows that they have been made.
+                    message = self._next_changes() if self._changes else self._requests.popleft()
                     await self._loop.sock_sendall(self._sock, json.dumps(message, separators=(",", ":")).encode())
         except OSError as error:
             if not self._leaving:

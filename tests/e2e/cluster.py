@@ -13,7 +13,7 @@ from tests.e2e import images, network
 from tests.e2e.cgroups import Cgroups
 from tests.e2e.control_plane import ROOT, ControlPlane, find_programs
 from tests.e2e.node import PAUSE, READY_SECONDS, Node
-from tests.e2e.place import Place
+from tests.e2e.place import Place, Process
 
 HERE = Path(__file__).parent
 EDGY_CORP = ROOT / "demo" / "edgy_corp"
@@ -31,6 +31,7 @@ class Cluster:
         self.directory = directory
         self.took: dict[str, float] = {}
         """Seconds since the beginning, by what was ready then."""
+        self._resolver: Process | None = None
         self._closers: list[Place | Cgroups | Node | ControlPlane] = []
 
     def __enter__(self) -> "Cluster":
@@ -48,6 +49,8 @@ class Cluster:
 
     def close(self) -> None:
         """End everything. Raises AssertionError if something stays."""
+        if self._resolver:
+            self._resolver.kill()
         while self._closers:
             self._closers.pop().close()
 
@@ -93,9 +96,11 @@ class Cluster:
             self.kubectl("wait", "--for=create", f"node/{name}", "--timeout=120s")
         self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
         self.took["nodes"] = time.monotonic() - began
-        # Nobody answers there: the laptop knows no names of its own. Its people's homes are where everybody gets to.
-        resolv_conf = self.directory / "resolv.conf"
+        # The resolver of the laptop's own network, which knows no names. Homes are where everybody gets to.
+        corefile, resolv_conf = self.directory / "Corefile", self.directory / "resolv.conf"
+        corefile.write_text(".:53 {\n    errors\n}\n")
         resolv_conf.write_text(f"nameserver {network.CONTROL}\n")
+        self._resolver = control.start(path_of("coredns"), "-conf", corefile, log=self.directory / "resolver.log")
         self.laptop.run("mount", "--bind", resolv_conf, "/etc/resolv.conf")
         self.laptop.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
         self.kubectl("rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=120s")

@@ -31,8 +31,7 @@ class Shop:
         urls = [f"http://{address}:{PAGE_PORT}/" for address in NODES.values()] * (LOOKS // 2)
         asked = self._cluster.user.run("curl", "-s", "--max-time", "5", *options, *urls, check=False).stdout
         found = re.findall(r'<strong id="color">(\w+)</strong>', asked)
-        assert len(found) == LOOKS, asked
-        return set(found)
+        return set(found) | {"nothing"} if len(found) < LOOKS else set(found)
 
     def objects(self) -> str:
         """Everything of the workload, as `kubectl get -o yaml` prints it."""

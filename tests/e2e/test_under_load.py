@@ -138,6 +138,8 @@ def test_api_server_killed_and_nodes_reached_directly(cluster: Cluster, load: Lo
         load.wait_answered("laptop", time.monotonic())
         [found] = json.loads(dora.tproxy("status", "-o", "json").stdout)["clusters"]
         assert {node["address"] for node in found["nodes"]} <= {f"{one}:{DIRECT_PORT}" for one in NODES.values()}
+        # While the way changed the pods served, and kept connections come over from them when there is a moment for it.
+        wait(lambda: all(load.is_by(one, "laptop") for one in load.requests(time.monotonic() - 2)), "all at the laptop")
         began = time.monotonic()
         cluster.plane.kill("kube-apiserver")
         time.sleep(10.0)

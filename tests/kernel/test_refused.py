@@ -114,7 +114,7 @@ def test_the_verifier_has_its_say(
     source = program.read_text()
     program.write_text(source.replace("if (!counters)", "if (0)"))
     assert program.read_text() != source
-    subprocess.run(["make", "-sC", folder, f"OUT={tmp_path}"], check=True)
+    subprocess.run(["make", "-sC", folder, f"OUT={tmp_path}", f"TRACE={tmp_path}"], check=True)
     monkeypatch.setattr(sk_lookup, "OBJECT", tmp_path / "sk_lookup.bpf.o")
     with pytest.raises(TproxyError, match="map_value_or_null") as caught:
         SkLookup()

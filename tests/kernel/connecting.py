@@ -18,6 +18,18 @@ from tests.kernel.node import ROOT
 from tproxy.capture import queue
 
 
+def helpers(place: Namespace) -> list[int]:
+    """The helper's processes in a namespace, oldest first; their numbers do not tell, for those begin anew."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            ours = entry.name.isdecimal() and b"tproxy_cli.connect.helper" in (entry / "cmdline").read_bytes()
+            if ours and (entry / "ns/net").stat().st_ino == place.netns.id.inode:
+                began = int((entry / "stat").read_text().rpartition(")")[2].split()[19])
+                found.append((began, int(entry.name)))
+    return [pid for _, pid in sorted(found)]
+
+
 class Helper:
     """The daemon's view of it. `processes` are those that are left of it."""
 
@@ -68,13 +80,7 @@ class Helper:
 
     def processes(self) -> list[int]:
         """Oldest first: the worker, then who guards."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                ours = entry.name.isdecimal() and b"tproxy_cli.connect.helper" in (entry / "cmdline").read_bytes()
-                if ours and (entry / "ns/net").stat().st_ino == self.place.netns.id.inode:
-                    found.append(int(entry.name))
-        return sorted(found)
+        return helpers(self.place)
 
     def close(self) -> None:
         for sock in (self.sock, *self.sockets.values()):

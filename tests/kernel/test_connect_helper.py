@@ -206,6 +206,22 @@ def test_nothing_is_left(laptop: PodNetwork, way: str) -> None:
         assert laptop.pod.state() == before
 
 
+def test_what_somebody_holds_for_a_moment_is_undone_then(laptop: PodNetwork) -> None:
+    before = laptop.pod.state()
+    rule = ("-m", "set", "--match-set", "tproxy-net4", "dst")
+    with helper(laptop.pod) as one:
+        one.begin()
+        laptop.pod.run("iptables-legacy", "-A", "INPUT", *rule)
+        worker = one.processes()[0]
+        os.kill(worker, signal.SIGKILL)
+        # All else goes, and the process that guards waits for the set.
+        wait(lambda: laptop.pod.state()["ipset list -name"].split() == ["tproxy-net4"])
+        assert len(one.processes()) == 1
+        laptop.pod.run("iptables-legacy", "-D", "INPUT", *rule)
+        wait(lambda: not one.processes())
+    wait(lambda: laptop.pod.state() == before)
+
+
 def test_both_killed_at_once_leaves_what_catches_nothing_and_the_next_one_removes_it(laptop: PodNetwork) -> None:
     before = laptop.pod.state()
     with helper(laptop.pod) as one:

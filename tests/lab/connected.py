@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.kernel.connecting import helpers
 from tests.kernel.namespaces import Namespace
 from tests.lab.laptop import Laptop, network
 
@@ -83,13 +84,7 @@ class Connected(Laptop):
 
     def helpers(self) -> list[int]:
         """The root helper's processes, oldest first."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                ours = entry.name.isdecimal() and b"tproxy_cli.connect.helper" in (entry / "cmdline").read_bytes()
-                if ours and (entry / "ns/net").stat().st_ino == self.here.netns.id.inode:
-                    found.append(int(entry.name))
-        return sorted(found)
+        return helpers(self.here)
 
     def kill(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -97,7 +92,13 @@ class Connected(Laptop):
 
     def as_before(self) -> bool:
         """Whether nothing is left: no rule, route, set, link or process."""
-        return not self.helpers() and self.here.state() == self.before
+        return not self.left()
+
+    def left(self) -> dict[str, Any]:
+        """What is."""
+        state = self.here.state()
+        changed = {what: text for what, text in state.items() if text != self.before[what]}
+        return changed | ({"helpers": found} if (found := self.helpers()) else {})
 
     def close(self) -> None:
         self.tproxy("quit", check=False)

@@ -10,7 +10,7 @@ from tproxy_cli.gather.secrets import REMOVED
 
 from tests.lab.scene import Scene
 
-PLANTED = "pl4nted-s3cret"
+PLANTED = "pl4nted-Xyzzy-word"
 
 
 def test_an_archive_has_what_helps_and_no_secret(scene: Scene, tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def _watch(alive: int) -> NoReturn:
 
 
 def _undo() -> None:
-    with contextlib.suppress(Exception), kernel.undone():
-        pass
+    with contextlib.suppress(Exception):
+        kernel.undo()
 
 
 def main() -> int:

@@ -1,12 +1,12 @@
 """Makes and undoes everything in the kernel, step by step. For a process with root, in the laptop's network."""
 
-import contextlib
 import functools
 import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from tproxy.capture import sockets
 from tproxy.netns.handle import Netns
@@ -22,6 +22,9 @@ MOST_NETWORKS = 60_000
 _IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 19, 20
 _IPV6_TRANSPARENT, _IPV6_RECVORIGDSTADDR = 75, 74
 _RECEIVE_BUFFER = 1 << 20
+
+_UNDO_TRIES = 50
+_UNDO_AGAIN_SECONDS = 0.1
 
 
 class KernelError(Exception):
@@ -195,15 +198,17 @@ def _join(pid: int, read: int) -> str:
     return complaint if complaint or not status else f"the process that changes rules ended with status {status}"
 
 
-@contextlib.contextmanager
-def undone() -> Iterator[None]:
-    """On the way out, undo everything that is there."""
+def undo() -> None:
+    """Undo everything that is there. What somebody else holds for a moment, as who lists sets does, is tried again."""
+    kernel = Kernel()
     try:
-        yield
+        for _ in range(_UNDO_TRIES):
+            errors = kernel.undo()
+            if not errors:
+                return
+            time.sleep(_UNDO_AGAIN_SECONDS)
+        print(f"tproxy: undoing the connection: {'; '.join(errors)}", file=sys.stderr)
     finally:
-        kernel = Kernel()
-        for error in kernel.undo():
-            print(f"tproxy: undoing the connection: {error}", file=sys.stderr)
         kernel.close()
 
 

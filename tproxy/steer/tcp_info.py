@@ -17,6 +17,8 @@ _BYTES, _AT_BYTES = struct.Struct("=Q"), 128
 _ROUND_TRIP, _AT_ROUND_TRIP = struct.Struct("=I"), 68
 _AGAIN, _AT_AGAIN = struct.Struct("=I"), 100
 _BOTH, _AT_BOTH = struct.Struct("=QQ"), 120
+# Bytes sent, and of those again; since Linux 4.19.
+_SENT, _AT_SENT, _SIZE_WITH_SENT = struct.Struct("=QQ"), 200, 216
 
 
 class _Asked(Protocol):
@@ -28,10 +30,10 @@ class _Asked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What a connection has carried so far, in bytes: what its peer has acknowledged (its end counts as one) and what
-    has been received; the round trip in seconds, segments sent again, and whether it is established."""
+    """What a connection has carried so far, in bytes: what has been sent, each byte once (before Linux 4.19: what its
+    peer has acknowledged), and received; the round trip in seconds, segments sent again, whether it is established."""
 
-    acknowledged: int
+    sent: int
     received: int
     rtt: float
     retransmitted: int
@@ -40,14 +42,18 @@ class Carried:
     @staticmethod
     def ask(sock: _Asked) -> bytes:
         """What the kernel says now, for `parse`: to ask is cheap. Raises OSError."""
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE_WITH_SENT)
 
     @classmethod
     def parse(cls, data: bytes) -> "Carried":
         """What it said."""
         rtt, again = _ROUND_TRIP.unpack_from(data, _AT_ROUND_TRIP)[0], _AGAIN.unpack_from(data, _AT_AGAIN)[0]
-        acknowledged, received = _BOTH.unpack_from(data, _AT_BOTH)
-        return cls(acknowledged, received, rtt / 1e6, again, data[0] == ESTABLISHED)
+        sent, received = _BOTH.unpack_from(data, _AT_BOTH)
+        if len(data) >= _SIZE_WITH_SENT:
+            # What is under way when a connection ends is not acknowledged yet, and has been sent all the same.
+            all_sent, sent_again = _SENT.unpack_from(data, _AT_SENT)
+            sent = all_sent - sent_again
+        return cls(sent, received, rtt / 1e6, again, data[0] == ESTABLISHED)
 
 
 @dataclass(frozen=True, slots=True)

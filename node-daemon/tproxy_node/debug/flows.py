@@ -126,7 +126,7 @@ class FlowsAnswer:
             "began": _time(flow.began),
             "seconds": round((flow.ended or time.monotonic()) - flow.began, 6),
             "received": carried.received if carried is not None else None,
-            "sent": carried.acknowledged if carried is not None else None,
+            "sent": carried.sent if carried is not None else None,
             "end": flow.end,
         }
         if carried is not None:

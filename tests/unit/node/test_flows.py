@@ -1,6 +1,7 @@
 """What is remembered of connections: bounded, and each once."""
 
 import asyncio
+import struct
 
 import pytest
 from tproxy_node import flows as module
@@ -9,6 +10,7 @@ from tproxy_node.plan import PodRef
 
 from tproxy.model.figures import Outcome
 from tproxy.model.flow import Address
+from tproxy.steer.tcp_info import Carried
 
 WEB = PodRef("shop", "web-1", "uid-1")
 CLIENT, PORT = Address("10.0.0.9", 40000), Address("10.0.0.1", 8080)
@@ -102,7 +104,10 @@ def test_the_kernel_is_asked_while_it_lasts_and_remembered_afterwards() -> None:
         await heard.wait()
         measured = flow.measure()
         assert measured is not None
-        assert (measured.received, measured.acknowledged, measured.established) == (1234, 0, True)
+        assert (measured.received, measured.sent, measured.established) == (1234, 0, True)
+        (await accepted).write(b"y" * 99)
+        assert (answered := flow.measure()) is not None
+        assert answered.sent == 99
         flow.over("client")
         (await accepted).close()
         measured = flow.measure()
@@ -112,3 +117,15 @@ def test_the_kernel_is_asked_while_it_lasts_and_remembered_afterwards() -> None:
         server.close()
 
     asyncio.run(scenario())
+
+
+def test_what_is_under_way_has_been_sent() -> None:
+    said = bytearray(216)
+    said[0] = 4  # FIN_WAIT1
+    struct.pack_into("=QQ", said, 120, 0, 77)  # acknowledged, received
+    struct.pack_into("=QQ", said, 200, 1500, 500)  # sent, of that again
+    measured = Carried.parse(bytes(said))
+    assert (measured.sent, measured.received, measured.established) == (1000, 77, False)
+    # An older kernel says less.
+    struct.pack_into("=Q", said, 120, 42)
+    assert Carried.parse(bytes(said[:136])).sent == 42

@@ -55,7 +55,7 @@ async def relay(backend: str, path: str, cgroup: str) -> None:
     pods = Relay(lambda _: None, Limits())
     steering.renew(3600)
     pod = PodRelay(
-        pods, PodRef("shop", "web-1", "uid-1"), steering.attach(netns, (), place), {PORT: Route("i", "s", "n")}
+        pods, PodRef("shop", "web-1", "uid-1"), steering.attach(netns, (), place), {PORT: Route()}
     )
     await pod.serve()
     print(json.dumps(times), flush=True)

@@ -164,7 +164,7 @@ def test_however_it_ends_nothing_is_left(place: Connected, which: str) -> None:
             place.lab.wait(lambda: len(place.helpers()) == 2 and guard not in place.helpers(), "its successor")
     deadline = time.monotonic() + 20.0
     while left := place.left():
-        assert time.monotonic() < deadline, left
+        assert time.monotonic() < deadline, str(left)
     place.tproxy("quit", check=False)
 
 

@@ -54,9 +54,7 @@ async def relay(backend: str, path: str, cgroup: str) -> None:
         attachment.close()
     pods = Relay(lambda _: None, Limits())
     steering.renew(3600)
-    pod = PodRelay(
-        pods, PodRef("shop", "web-1", "uid-1"), steering.attach(netns, (), place), {PORT: Route()}
-    )
+    pod = PodRelay(pods, PodRef("shop", "web-1", "uid-1"), steering.attach(netns, (), place), {PORT: Route()})
     await pod.serve()
     print(json.dumps(times), flush=True)
     await asyncio.Event().wait()

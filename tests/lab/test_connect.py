@@ -149,7 +149,6 @@ KILLS: dict[str, Callable[[list[int]], list[int]]] = {
     "daemon, worker": lambda pids: pids[:2],
     "worker, daemon": lambda pids: [pids[1], pids[0]],
     "guard, daemon": lambda pids: [pids[2], pids[0]],
-    "guard, worker": lambda pids: [pids[2], pids[1]],
 }
 
 

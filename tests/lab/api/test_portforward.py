@@ -204,7 +204,7 @@ def test_a_client_that_does_not_read_stops_the_app(server: Server) -> None:
             while (message := await ws.receive()).type is aiohttp.WSMsgType.BINARY:
                 pass
             assert message.type is aiohttp.WSMsgType.CLOSE
-        assert sent < 32 * MIB
+        assert sent < 128 * MIB  # what the buffers of kernels take on the way varies
 
     server.running_pod()
     asyncio.run(scenario())

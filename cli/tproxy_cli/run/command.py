@@ -150,14 +150,21 @@ class Command:
             os.kill(self.pid, number)
 
     def _look(self) -> None:
+        stopped = False
         while self._ended is None:
-            found, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
-            if not found:
+            found, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not found and not stopped:
                 return
-            if os.WIFSTOPPED(status):
-                # The shell sees us stop, and us go on when it wants the job to go on.
-                os.kill(os.getpid(), signal.SIGSTOP)
+            if not found:
                 os.kill(self.pid, signal.SIGCONT)
+                stopped = False
+            elif os.WIFSTOPPED(status):
+                # The shell sees us stop, and us go on when it wants the job to go on. It lets all of a job go on: the
+                # command may do so before us, and may have been stopped again, which must not be undone.
+                os.kill(os.getpid(), signal.SIGSTOP)
+                stopped = True
+            elif os.WIFCONTINUED(status):
+                stopped = False
             else:
                 code = os.waitstatus_to_exitcode(status)
                 self._ended = code if code >= 0 else 128 - code

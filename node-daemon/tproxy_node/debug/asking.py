@@ -11,7 +11,7 @@ from tproxy.errors import InvalidError, TproxyError
 from tproxy.model.flow import FlowKind, ResetReason
 from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Buffer, Conn
-from tproxy_node.debug.questions import Asker, Question, Questions
+from tproxy_node.debug.questions import Asker, Framed, Question, Questions
 from tproxy_node.opening import Identity, Openings
 
 log = logging.getLogger(__name__)
@@ -77,34 +77,18 @@ def parse(data: bytes) -> Mapping[str, Any]:
     return value
 
 
-class _Asked:
+class _Asked(Framed):
     """The sink of such a connection, and its `Reply`."""
 
     def __init__(self, conn: Conn) -> None:
+        super().__init__()
         self.on_gone: Callable[[], object] = lambda: None
         self.arguments: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.form: answer.Form | None = None
         self._conn = conn
         self._data = bytearray()
         self._writable = asyncio.Event()
         self._writable.set()
         conn.sink = self
-
-    async def begun(self, form: answer.Form) -> None:
-        """Say what follows, unless that was said."""
-        if self.form is None:
-            self.form = form
-            await self.write(answer.begin(form))
-
-    async def line(self, value: Mapping[str, Any]) -> None:
-        """See `Reply`."""
-        await self.begun("lines")
-        await self.write(answer.line(value))
-
-    async def send(self, data: Buffer) -> None:
-        """See `Reply`."""
-        await self.begun("bytes")
-        await self.write(data)
 
     async def write(self, data: Buffer) -> None:
         """All of it, no faster than the laptop takes it."""

@@ -8,16 +8,14 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tproxy.debug import answer
 from tproxy.errors import InvalidError, TproxyError
 from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Buffer
 from tproxy_node.debug.asking import ARGUMENTS_SECONDS, parse
-from tproxy_node.debug.questions import ON_THE_NODE, Question, Questions
+from tproxy_node.debug.questions import ON_THE_NODE, Framed, Question, Questions
 
 log = logging.getLogger(__name__)
 
@@ -120,28 +118,12 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-class _Written:
+class _Written(Framed):
     """A `Reply` on a connection."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self.form: answer.Form | None = None
+        super().__init__()
         self._writer = writer
-
-    async def begun(self, form: answer.Form) -> None:
-        """Say what follows, unless that was said."""
-        if self.form is None:
-            self.form = form
-            await self.write(answer.begin(form))
-
-    async def line(self, value: Mapping[str, Any]) -> None:
-        """See `Reply`."""
-        await self.begun("lines")
-        await self.write(answer.line(value))
-
-    async def send(self, data: Buffer) -> None:
-        """See `Reply`."""
-        await self.begun("bytes")
-        await self.write(data)
 
     async def write(self, data: Buffer) -> None:
         """No faster than it is read."""

@@ -5,11 +5,13 @@ unix socket (`door`); here they look the same.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tproxy.debug import answer
 from tproxy.errors import DeniedError, InvalidError, TproxyError
 from tproxy.tunnel.conn import Buffer
 
@@ -92,6 +94,33 @@ class Reply(Protocol):
 
     async def send(self, data: Buffer) -> None:
         """Some bytes."""
+
+
+class Framed(ABC):
+    """A `Reply` as it is written (`tproxy.debug.answer`), by whatever way; `form` is None until something was said."""
+
+    def __init__(self) -> None:
+        self.form: answer.Form | None = None
+
+    @abstractmethod
+    async def write(self, data: Buffer) -> None:
+        """All of it, no faster than the asker takes it."""
+
+    async def begun(self, form: answer.Form) -> None:
+        """Say what follows, unless that was said."""
+        if self.form is None:
+            self.form = form
+            await self.write(answer.begin(form))
+
+    async def line(self, value: Mapping[str, Any]) -> None:
+        """See `Reply`."""
+        await self.begun("lines")
+        await self.write(answer.line(value))
+
+    async def send(self, data: Buffer) -> None:
+        """See `Reply`."""
+        await self.begun("bytes")
+        await self.write(data)
 
 
 Answer = Callable[[Question, Reply], Awaitable[None]]

@@ -147,6 +147,29 @@ class TestScheduler:
         placed = [pod["spec"]["nodeName"] for pod in store.list(PODS, labels="app=web")]
         assert sorted(placed) == ["n1", "n1", "n2", "n2"]
 
+    def test_spread_again_after_a_rollout_and_a_deleted_pod(self, store: Store) -> None:
+        node(store, "n1")
+        node(store, "n2")
+
+        def nodes() -> list[str]:
+            living = [pod for pod in store.list(PODS) if "deletionTimestamp" not in pod["metadata"]]
+            return sorted(pod["spec"]["nodeName"] for pod in living)
+
+        store.create(DEPLOYMENTS, deployment(2))
+        settle(store, deployments.reconcile, scheduler.reconcile)
+        make_ready(store)
+        for image in ("v2", "v3", "v4"):
+            store.patch(DEPLOYMENTS, "web", {"spec": deployment(2, image)["spec"]})
+            while images(store) != [image, image]:
+                settle(store, deployments.reconcile, scheduler.reconcile)
+                make_ready(store)
+            assert nodes() == ["n1", "n2"]
+            victim = next(pod for pod in store.list(PODS) if "deletionTimestamp" not in pod["metadata"])
+            store.delete(PODS, victim["metadata"]["name"])
+            settle(store, deployments.reconcile, scheduler.reconcile)
+            make_ready(store)
+            assert nodes() == ["n1", "n2"]
+
     def test_only_ready_nodes_that_fit_the_selector(self, store: Store) -> None:
         node(store, "n1", status={})
         node(store, "n2", labels={"disk": "ssd"})

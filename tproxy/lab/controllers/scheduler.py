@@ -1,8 +1,12 @@
-"""Gives each pod a node: of those that fit, the one with the fewest pods of the same owner, then the emptiest."""
+"""Gives each pod a node: of those that fit, the one with the fewest pods of the same owner, then the emptiest.
+
+Of the owner's pods those of the same template count first, and those that are going do not, so that a Deployment is
+spread over its nodes again after a rollout (as topology spread with `matchLabelKeys: [pod-template-hash]` does it).
+"""
 
 from tproxy.kube.port import NODES, PODS, Object
 from tproxy.lab.api.store import Store
-from tproxy.lab.controllers.deployments import controller_uid, is_ready
+from tproxy.lab.controllers.deployments import HASH_LABEL, controller_uid, is_ready
 from tproxy.lab.controllers.each import alone
 
 
@@ -24,11 +28,17 @@ def choose(pod: Object, pods: list[Object], nodes: list[Object]) -> Object | Non
     selector = (pod["spec"].get("nodeSelector") or {}).items()
     fitting = [node for node in nodes if selector <= (node["metadata"].get("labels") or {}).items()]
 
-    def load(node: Object) -> tuple[int, int, str]:
+    def load(node: Object) -> tuple[int, int, int, str]:
         name = node["metadata"]["name"]
         here = [other for other in pods if other["spec"].get("nodeName") == name]
         owner = controller_uid(pod)
-        siblings = sum(bool(owner) and controller_uid(other) == owner for other in here)
-        return siblings, len(here), name
+        staying = [other for other in here if "deletionTimestamp" not in other["metadata"]]
+        siblings = [other for other in staying if owner and controller_uid(other) == owner]
+        same = [other for other in siblings if _template(other) == _template(pod)]
+        return len(same), len(siblings), len(here), name
 
     return min(fitting, key=load, default=None)
+
+
+def _template(pod: Object) -> str | None:
+    return (pod["metadata"].get("labels") or {}).get(HASH_LABEL)

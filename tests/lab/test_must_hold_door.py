@@ -17,11 +17,12 @@ from tests.lab.asking import connection
 from tests.lab.laptop import network
 from tests.lab.scene import Scene
 from tproxy.kube.port import SESSIONS
-from tproxy.rpc.channel import CLIENT_OPTIONS, METHOD
+from tproxy.rpc.calls import METHOD
 from tproxy.rpc.v1.tunnel_pb2 import Batch, Frame, Hello, Open
 from tproxy.tasks import Tasks
 
 PORT = 4770
+CHANNEL = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
 
 
 class Door:
@@ -52,7 +53,7 @@ class Door:
 
     async def say(self, *batches: bytes) -> grpc.StatusCode:
         """Open a stream, say this, wait for the end; how it was ended."""
-        async with relayed(self.inside) as address, grpc.aio.insecure_channel(address, CLIENT_OPTIONS) as channel:
+        async with relayed(self.inside) as address, grpc.aio.insecure_channel(address, CHANNEL) as channel:
             stream = channel.stream_stream(METHOD)()
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 for batch in batches:

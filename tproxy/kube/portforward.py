@@ -15,9 +15,9 @@ import stat
 from typing import cast
 from urllib.parse import quote
 
+from tproxy.accepting import Accepting
 from tproxy.errors import ClusterError, TproxyError
 from tproxy.kube import channels
-from tproxy.kube.accepting import Accepting
 from tproxy.kube.api import ApiCluster
 from tproxy.kube.errors import Call
 from tproxy.kube.port import PODS

@@ -5,6 +5,8 @@ and its dates mean little: it lives as long as the process.
 """
 
 import datetime
+import os
+import ssl
 from dataclasses import dataclass, field
 
 from tproxy.model.direct import SERVER_NAME
@@ -17,11 +19,23 @@ VALID = datetime.timedelta(days=3650)
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """A certificate and its key as gRPC takes them (PEM), and the certificate as it is published (DER)."""
+    """A certificate and its key in PEM, and the certificate as it is published (DER)."""
 
     pem: bytes
     key: bytes = field(repr=False)
     der: bytes = field(repr=False)
+
+    def context(self) -> ssl.SSLContext:
+        """For a server of HTTP/2."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        # Python takes a key from a file only: this one is in memory too, and gone with its descriptor.
+        with open(os.memfd_create("certificate", os.MFD_CLOEXEC), "wb") as file:
+            file.write(self.pem + self.key)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        return context
 
 
 def make() -> ServerCertificate:

@@ -1,6 +1,6 @@
 """Whether a node daemon answers at its direct address, and shows the certificate that it published.
 
-gRPC says of a failed connection little that helps a person; this says what is wrong and what to do about it.
+An attempt that failed says little that helps a person; this says what is wrong and what to do about it.
 """
 
 import asyncio

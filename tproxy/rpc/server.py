@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, TypeVar
 
-import grpc
-import grpc.aio
-
+from tproxy.accepting import Accepting
 from tproxy.errors import ClusterError, DeniedError
-from tproxy.rpc import channel
+from tproxy.rpc import status
 from tproxy.rpc.certificate import ServerCertificate
+from tproxy.rpc.messages import MAX_MESSAGE_BYTES
 from tproxy.rpc.refusals import RefusalLog
+from tproxy.rpc.stream import BatchTooLongError, ServerStream
+from tproxy.tasks import Tasks
 from tproxy.tunnel.endpoint import Endpoint, StreamLostError
 from tproxy.tunnel.hello import (
+    MAX_HELLO_BYTES,
     HandshakeError,
     Hello,
     VersionMismatchError,
@@ -29,6 +32,12 @@ log = logging.getLogger(__name__)
 HELLO_SECONDS = 5.0
 MAX_UNAUTHENTICATED = 64
 MAX_STREAMS = 1024
+MAX_CONNECTIONS = 4096
+MAX_EXPOSED = 1024
+"""Connections where strangers can connect: they must not be able to use up descriptors. Those beyond are closed at
+once, and those that say nothing after a while."""
+
+BACKLOG = 128
 STOP_SECONDS = 0.5
 """What laptops get to read why the stream ended; a laptop that reads nothing does not delay the stop further."""
 
@@ -57,7 +66,10 @@ class TunnelServer(Generic[IdentityT]):
         self._authenticate = authenticate
         self._on_endpoint = on_endpoint
         self._hello_seconds = hello_seconds
-        self._server: grpc.aio.Server | None = None
+        self._accepting: Accepting | None = None
+        self._streams: set[ServerStream] = set()
+        self._most_connections = MAX_CONNECTIONS
+        self._tasks = Tasks("tunnels")
         self._stopping = False
         self._unauthenticated = 0
         self._endpoints: set[Endpoint] = set()
@@ -69,101 +81,111 @@ class TunnelServer(Generic[IdentityT]):
         Raises `ClusterError` when the address is taken.
         """
         keep_buffers()
-        server = grpc.aio.server(options=channel.SERVER_OPTIONS if certificate is None else channel.EXPOSED_OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(self._connect)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(channel.SERVICE, {"Connect": handler}),))
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        both = host == "::" and socket.has_dualstack_ipv6()
         try:
-            if certificate is None:
-                bound = server.add_insecure_port(address)
-            else:
-                pair = (certificate.key, certificate.pem)
-                bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        except RuntimeError as error:
-            await server.stop(None)
-            raise ClusterError(f"cannot listen on {address}", "see whether another node daemon runs here") from error
-        await server.start()
-        self._server = server
-        return int(bound)
+            listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        except OSError as error:
+            raise ClusterError(
+                f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}",
+                "see whether another node daemon runs here",
+            ) from error
+        if certificate is not None:
+            self._most_connections = MAX_EXPOSED
+        tls = certificate.context() if certificate is not None else None
+        self._accepting = Accepting(listener, lambda: ServerStream(self._arrived), "tunnels", tls, self._has_room)
+        return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
         """End every tunnel and stop listening, at once."""
         self._stopping = True
+        if self._accepting is not None:
+            await self._accepting.close()
         for endpoint in list(self._endpoints):
             endpoint.close(STOPPING)
-        if self._server is not None:
-            await self._server.stop(STOP_SECONDS)
+        for stream in self._streams:
+            stream.abort(STOPPING)
+        if self._streams:
+            await asyncio.wait([stream.closed for stream in self._streams], timeout=STOP_SECONDS)
+        for stream in list(self._streams):
+            stream.cut()
+        await self._tasks.close()
 
-    async def _connect(self, _requests: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+    def _has_room(self) -> bool:
+        handshakes = self._accepting.handshakes if self._accepting is not None else 0
+        return len(self._streams) + handshakes < self._most_connections
+
+    def _arrived(self, stream: ServerStream) -> None:
+        """Somebody has connected."""
+        self._streams.add(stream)
+        stream.closed.add_done_callback(lambda _: self._streams.discard(stream))
+        silent = asyncio.get_running_loop().call_later(self._hello_seconds, stream.cut)
+
+        def asked() -> None:
+            silent.cancel()
+            self._tasks.start(self._connect(stream), "connect")
+
+        stream.call.on_request = asked
+
+    async def _connect(self, stream: ServerStream) -> None:
         if self._unauthenticated >= MAX_UNAUTHENTICATED:
-            await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams wait for their HELLO")
+            self._refuse(stream, status.RESOURCE_EXHAUSTED, "too many streams wait for their HELLO")
+            return
         if len(self._endpoints) >= MAX_STREAMS:
-            await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many tunnels")
+            self._refuse(stream, status.RESOURCE_EXHAUSTED, "too many tunnels")
+            return
         self._unauthenticated += 1
         try:
-            hello, identity = await self._handshake(context)
+            known = await self._handshake(stream)
         finally:
             self._unauthenticated -= 1
+        if known is None:
+            return
         if self._stopping:
-            await context.abort(grpc.StatusCode.ABORTED, STOPPING)
-        endpoint = Endpoint(_ServerStream(context), laptop=False, peer_software=hello.software)
+            stream.abort(STOPPING)
+            return
+        hello, identity = known
+        endpoint = Endpoint(stream, laptop=False, peer_software=hello.software)
         self._endpoints.add(endpoint)
         try:
             self._on_endpoint(identity, endpoint)
-            reason = await endpoint.wait_closed()
-            context.set_code(grpc.StatusCode.ABORTED)
-            context.set_details(reason)
-        finally:  # cancelled when the laptop hangs up
+            await endpoint.wait_closed()
+        finally:
             self._endpoints.discard(endpoint)
-            endpoint.close("the laptop closed the tunnel")
+            endpoint.close(STOPPING)
 
-    async def _handshake(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> tuple[Hello, IdentityT]:
+    async def _handshake(self, stream: ServerStream) -> tuple[Hello, IdentityT] | None:
+        """Who it is; None if that is nobody, who has been told so."""
+        stream.call.incoming.limit = MAX_HELLO_BYTES
         try:
             async with asyncio.timeout(self._hello_seconds):
-                first = await context.read()
-                if not isinstance(first, bytes):
+                first = await stream.read()
+                if first is None:
                     raise HandshakeError("the stream ended before HELLO")
+                stream.call.incoming.limit = MAX_MESSAGE_BYTES
                 hello = decode_hello(first)
                 version = negotiate(hello)
                 identity = await self._authenticate(hello)
-                await context.write(encode_welcome(Welcome(version, self._node)))
+                await stream.write(encode_welcome(Welcome(version, self._node)))
                 return hello, identity
+        except BatchTooLongError:
+            self._refuse(stream, status.UNAUTHENTICATED, "the first batch is too long")
+        except StreamLostError:
+            return None  # nobody is there any more
         except TimeoutError:
-            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "no HELLO in time")
+            self._refuse(stream, status.UNAUTHENTICATED, "no HELLO in time")
         except VersionMismatchError as error:
-            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            self._refuse(stream, status.FAILED_PRECONDITION, str(error))
         except HandshakeError as error:
-            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, str(error))
+            self._refuse(stream, status.UNAUTHENTICATED, str(error))
         except DeniedError as error:
-            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, error.message)
+            self._refuse(stream, status.UNAUTHENTICATED, error.message)
+        except Exception:
+            log.exception("cannot authenticate")
+            stream.end(status.INTERNAL, "the node daemon failed")
+        return None
 
-    async def _refuse(
-        self, context: "grpc.aio.ServicerContext[bytes, bytes]", code: grpc.StatusCode, reason: str
-    ) -> NoReturn:
+    def _refuse(self, stream: ServerStream, status: int, reason: str) -> None:
         self.refused += 1
-        self._refusals.note(context.peer(), reason)
-        await context.abort(code, reason)
-        raise AssertionError("abort raises")
-
-
-class _ServerStream:
-    """A server-side call as a `tproxy.tunnel.endpoint.Stream`."""
-
-    def __init__(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
-        self._context = context
-
-    async def read(self) -> bytes | None:
-        try:
-            batch = await self._context.read()
-        except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-            raise StreamLostError("the connection to the laptop broke") from error
-        return batch if isinstance(batch, bytes) else None
-
-    async def write(self, batch: bytes) -> None:
-        try:
-            await self._context.write(batch)
-        except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-            raise StreamLostError("the connection to the laptop broke") from error
-
-    def abort(self, reason: str) -> None:
-        """Nothing to do: the handler returns when the endpoint is closed, which ends the call with the reason."""
+        self._refusals.note(stream.peer, reason)
+        stream.end(status, reason)

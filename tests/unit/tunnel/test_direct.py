@@ -11,9 +11,10 @@ import pytest
 
 from tests.unit.tunnel.conftest import Run
 from tests.unit.tunnel.live import TOKEN, authenticate, serving, until
+from tproxy import accepting
 from tproxy.errors import ClusterError, DeniedError, InvalidError
 from tproxy.model.direct import SERVER_NAME, DirectWay
-from tproxy.rpc import certificate, channel
+from tproxy.rpc import certificate, server
 from tproxy.rpc.certificate import ServerCertificate
 from tproxy.rpc.client import connect
 from tproxy.rpc.reach import OTHER_WAY, UnreachableError, reach, trusting
@@ -198,8 +199,8 @@ def test_what_is_no_certificate() -> None:
 
 def test_strangers_use_up_no_descriptors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections beyond the limit are closed at once, those that say nothing after a while."""
-    limits = {"grpc.max_allowed_incoming_connections": 4, "grpc.server_handshake_timeout_ms": 1000}
-    monkeypatch.setattr(channel, "EXPOSED_OPTIONS", list((dict(channel.EXPOSED_OPTIONS) | limits).items()))
+    monkeypatch.setattr(server, "MAX_EXPOSED", 4)
+    monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 1.0)
 
     async def main() -> None:
         async with exposed() as (_, way, _made):

@@ -22,8 +22,10 @@ from tests.unit.tunnel.conftest import Run
 from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import REQUEST, TOKEN, authenticate, over_grpc, serving, until
 from tproxy.errors import ClusterError, DeniedError
-from tproxy.rpc import channel, server
+from tproxy.rpc import server
+from tproxy.rpc.calls import METHOD
 from tproxy.rpc.client import connect
+from tproxy.rpc.messages import MAX_MESSAGE_BYTES
 from tproxy.rpc.server import TunnelServer
 from tproxy.tunnel import hello, wire
 from tproxy.tunnel.conn import Conn
@@ -31,6 +33,8 @@ from tproxy.tunnel.endpoint import Endpoint
 from tproxy.tunnel.hello import Hello
 
 GOOD = Hello("shop", "alice", TOKEN)
+
+OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 
 def no_connections(conn: Conn) -> None:
@@ -46,8 +50,8 @@ def nobody(_identity: str, _endpoint: Endpoint) -> None:
 @asynccontextmanager
 async def raw_call(port: int) -> "AsyncIterator[grpc.aio.StreamStreamCall[bytes, bytes]]":
     """A call without manners."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel.CLIENT_OPTIONS) as transport:
-        yield transport.stream_stream(channel.METHOD)()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as transport:
+        yield transport.stream_stream(METHOD)()
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -134,7 +138,7 @@ def test_an_older_laptop_is_told_to_upgrade(run: Run, monkeypatch: pytest.Monkey
         wire.data_header(wire.data_prefix(1), 5) + b"hello",
         hello.encode_hello(GOOD) + wire.ping_frame(1),
         bytes(1_000_000),
-        bytes(channel.MAX_MESSAGE_BYTES + 1),
+        bytes(MAX_MESSAGE_BYTES + 1),
     ],
     ids=["empty", "text", "random", "ping", "data", "two frames", "long", "too long for gRPC"],
 )
@@ -363,6 +367,7 @@ LAPTOP = """
 import asyncio, sys
 from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import TOKEN
+from tproxy.rpc.calls import METHOD
 from tproxy.rpc.client import connect
 from tproxy.tunnel.hello import Hello
 

@@ -7,13 +7,20 @@ between it leaves the connection open, with nobody to serve or to end it (CPytho
 
 import asyncio
 import errno
+import logging
 import socket
+import ssl
 from collections.abc import Callable
 
 from tproxy.tasks import Tasks
 
+log = logging.getLogger(__name__)
+
 PAUSE_SECONDS = 0.5
 """How long nothing is accepted when descriptors have run out."""
+
+HANDSHAKE_SECONDS = 5.0
+"""How long a client may take for TLS."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -21,11 +28,24 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Accepting:
     """Gives each connection to `listener` a protocol of `factory`, until `close`. Made in a running loop."""
 
-    def __init__(self, listener: socket.socket, factory: Callable[[], asyncio.Protocol], what: str) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        factory: Callable[[], asyncio.Protocol],
+        what: str,
+        tls: ssl.SSLContext | None = None,
+        room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """With `tls` protocols see a connection after the handshake. Without `room` connections are closed at once."""
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._factory = factory
+        self._tls = tls
+        self._room = room
+        self._what = what
         self._tasks = Tasks(what)
+        self.handshakes = 0
+        """Connections that have no protocol yet."""
         self._waiting: set[socket.socket] = set()  # accepted, and their task not begun
         self._pause: asyncio.TimerHandle | None = None
         listener.setblocking(False)
@@ -53,14 +73,26 @@ class Accepting:
                 self._loop.remove_reader(self._listener)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._resume)
             return  # otherwise the client has gone before its turn
+        if not self._room():
+            accepted.close()
+            return
         accepted.setblocking(False)
+        self.handshakes += 1
         self._waiting.add(accepted)
         self._tasks.start(self._serve(accepted), "accept")
 
     async def _serve(self, accepted: socket.socket) -> None:
         self._waiting.discard(accepted)
         try:
-            await self._loop.connect_accepted_socket(self._factory, accepted)
+            limit = HANDSHAKE_SECONDS if self._tls is not None else None
+            await self._loop.connect_accepted_socket(
+                self._factory, accepted, ssl=self._tls, ssl_handshake_timeout=limit
+            )
+        except OSError as error:
+            accepted.close()
+            log.debug("%s: %s", self._what, error)  # strangers may do that as often as they like
         except BaseException:
             accepted.close()
             raise
+        finally:
+            self.handshakes -= 1

@@ -30,6 +30,15 @@ def helpers(place: Namespace) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
+def descriptors(pid: int) -> list[str]:
+    """What a process holds open."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(entry))
+    return found
+
+
 class Helper:
     """The daemon's view of it. `processes` are those that are left of it."""
 
@@ -79,7 +88,7 @@ class Helper:
         assert self.started.wait(10) == 0
 
     def processes(self) -> list[int]:
-        """Oldest first: the worker, then who guards."""
+        """Oldest first: the worker, then those who guard."""
         return helpers(self.place)
 
     def close(self) -> None:

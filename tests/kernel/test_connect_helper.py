@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tproxy_cli.connect.helper import IN_USE
 
-from tests.kernel.connecting import Helper, helper, wait
+from tests.kernel.connecting import Helper, descriptors, helper, wait
 from tests.kernel.namespaces import OUTSIDE_IP4, OUTSIDE_IP6, PodNetwork
 
 SERVICE4, SERVICE6 = "10.96.0.7", "fd96::7"
@@ -164,9 +165,9 @@ def kill_worker(one: Helper) -> None:
 
 
 def kill_guard(one: Helper) -> None:
-    _, guard = one.processes()
+    guard = one.processes()[1]
     os.kill(guard, signal.SIGKILL)
-    wait(lambda: len(now := one.processes()) == 2 and now[1] != guard)
+    wait(lambda: len(now := one.processes()) == 3 and guard not in now)
 
 
 def terminate(one: Helper) -> None:
@@ -206,6 +207,42 @@ def test_nothing_is_left(laptop: PodNetwork, way: str) -> None:
         assert laptop.pod.state() == before
 
 
+@pytest.mark.parametrize("first", ["worker", "guard"])
+def test_two_killed_however_quickly_leave_nothing(laptop: PodNetwork, first: str) -> None:
+    """In between one has noticed the end of the other, or not, or is about to do something about it."""
+    before = laptop.pod.state()
+    for delay in (0, 0.0003, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032):
+        for one_guard in (1, 2):
+            with helper(laptop.pod) as one:
+                one.begin()
+                processes = one.processes()
+                victims = [processes[0], processes[one_guard]]
+                for pid in victims if first == "worker" else reversed(victims):
+                    os.kill(pid, signal.SIGKILL)
+                    time.sleep(delay)  # what is tried out is this very time
+                wait(lambda one=one: one.processes() == [], 10)
+            assert laptop.pod.state() == before, f"{delay} s apart, the guard that is number {one_guard}"
+
+
+def test_who_guards_holds_nothing_that_others_wait_for(laptop: PodNetwork) -> None:
+    """Neither at the beginning nor when it is another's successor; nor does the one that works gather more and more."""
+    with helper(laptop.pod) as one:
+        one.begin()
+        count = len(descriptors(one.processes()[0]))
+        for _ in range(3):
+            worker, *guards = one.processes()
+            assert len(guards) == 2
+            for guard in guards:
+                # Output, the name, its own pipe, the one that works, and the older ones.
+                wait(lambda guard=guard: _kinds(guard) in ({"null": 3, "socket": 1, "pipe": n} for n in (2, 3)))
+            kill_guard(one)
+            assert len(descriptors(worker)) == count
+
+
+def _kinds(pid: int) -> dict[str, int]:
+    return dict(Counter(kind.partition(":")[0].rpartition("/")[2] for kind in descriptors(pid)))
+
+
 def test_what_somebody_holds_for_a_moment_is_undone_then(laptop: PodNetwork) -> None:
     before = laptop.pod.state()
     rule = ("-m", "set", "--match-set", "tproxy-net4", "dst")
@@ -214,15 +251,15 @@ def test_what_somebody_holds_for_a_moment_is_undone_then(laptop: PodNetwork) -> 
         laptop.pod.run("iptables-legacy", "-A", "INPUT", *rule)
         worker = one.processes()[0]
         os.kill(worker, signal.SIGKILL)
-        # All else goes, and the process that guards waits for the set.
+        # All else goes, and one of those that guard waits for the set, the other one for it.
         wait(lambda: laptop.pod.state()["ipset list -name"].split() == ["tproxy-net4"])
-        assert len(one.processes()) == 1
+        assert len(one.processes()) == 2
         laptop.pod.run("iptables-legacy", "-D", "INPUT", *rule)
         wait(lambda: not one.processes())
     wait(lambda: laptop.pod.state() == before)
 
 
-def test_both_killed_at_once_leaves_what_catches_nothing_and_the_next_one_removes_it(laptop: PodNetwork) -> None:
+def test_all_killed_at_once_leaves_what_catches_nothing_and_the_next_one_removes_it(laptop: PodNetwork) -> None:
     before = laptop.pod.state()
     with helper(laptop.pod) as one:
         one.begin()

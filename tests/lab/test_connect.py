@@ -1,8 +1,10 @@
 """`tproxy connect` on the laptop of the lab: what every program there then reaches, and that nothing of it is left."""
 
 import hashlib
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -139,16 +141,17 @@ def test_never_and_also(laptop: Connected) -> None:
     assert laptop.get(f"http://[{laptop.address('servers', 1)}]/").startswith("servers-")
 
 
-def end(one: Connected) -> list[int]:
-    return [one.pid(), *one.helpers()]
-
-
-KILLS: dict[str, Callable[[list[int]], list[int]]] = {
-    "daemon": lambda pids: pids[:1],
-    "worker": lambda pids: pids[1:2],
-    "daemon, worker": lambda pids: pids[:2],
-    "worker, daemon": lambda pids: [pids[1], pids[0]],
-    "guard, daemon": lambda pids: [pids[2], pids[0]],
+DAEMON, WORKER, GUARD, YOUNGER = range(4)
+KILLS: dict[str, tuple[int, ...]] = {
+    "daemon": (DAEMON,),
+    "worker": (WORKER,),
+    "daemon, worker": (DAEMON, WORKER),
+    "worker, daemon": (WORKER, DAEMON),
+    "guard, daemon": (GUARD, DAEMON),
+    "guard, worker": (GUARD, WORKER),
+    "worker, guard": (WORKER, GUARD),
+    "younger guard, worker, daemon": (YOUNGER, WORKER, DAEMON),
+    "daemon, guard, younger guard": (DAEMON, GUARD, YOUNGER),
 }
 
 
@@ -156,15 +159,29 @@ KILLS: dict[str, Callable[[list[int]], list[int]]] = {
 def test_however_it_ends_nothing_is_left(place: Connected, which: str) -> None:
     place.connect()
     assert place.get("http://servers/").startswith("servers-")
-    guard = place.helpers()[1]
-    for pid in KILLS[which](end(place)):
-        place.kill(pid)
-        if pid == guard:
-            place.lab.wait(lambda: len(place.helpers()) == 2 and guard not in place.helpers(), "its successor")
+    pids = [place.pid(), *place.helpers()]
+    assert len(pids) == 4
+    for number in KILLS[which]:
+        place.kill(pids[number])
     deadline = time.monotonic() + 20.0
     while left := place.left():
         assert time.monotonic() < deadline, str(left)
     place.tproxy("quit", check=False)
+
+
+def test_what_all_of_them_leave_when_killed_at_once_is_removed_by_disconnect(place: Connected) -> None:
+    place.connect()
+    helpers = place.helpers()
+    for pid in helpers:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in reversed(helpers):
+        place.kill(pid)
+    place.lab.wait(lambda: not place.helpers(), "their end")
+    assert place.left(), "rules that catch nothing"
+    assert place.get("http://servers/") == ""
+    assert "removed what was left" in place.tproxy("disconnect").stderr
+    assert place.as_before()
+    assert "no connection to undo" in place.tproxy("disconnect").stderr
 
 
 def test_a_lost_tunnel_comes_back(laptop: Connected) -> None:

@@ -1,13 +1,10 @@
 """`tproxy connect`: the cluster's addresses and names in every program of the laptop."""
 
-import os
-import shutil
 import socket
-import subprocess
 import sys
 import time
 
-from tproxy.errors import ClusterError, ConflictError, DeniedError, TproxyError
+from tproxy.errors import ClusterError, ConflictError, TproxyError
 from tproxy.text.units import elapsed
 from tproxy_cli.client import Daemon, Json
 from tproxy_cli.options import cluster_options, command, daemon, output_option, proxy_options, transport_option
@@ -102,44 +99,22 @@ def _check_network(text: str) -> None:
 
 def _start_helper(console: Console, path: str) -> None:
     """Start the root helper with a socket to the daemon as its stdin, and wait until it has installed everything."""
-    from tproxy_cli.connect.codes import FAILED, IN_USE, NO_IPTABLES, NOT_POSSIBLE
+    from tproxy_cli.connect import codes
+    from tproxy_cli.connect.start import start
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as meeting:
         meeting.connect(path)
         console.clear()
-        started = subprocess.run([*_as_root(), "-m", "tproxy_cli.connect.helper"], stdin=meeting.fileno(), check=False)
-    match started.returncode:
-        case 0:
-            return
-        case code if code == IN_USE:
-            raise ConflictError(
-                "this machine is connected host-wide already, by another daemon",
-                "`tproxy disconnect` as the user who connected; `tproxy run` works beside it",
-            )
-        case code if code == NO_IPTABLES:
-            raise ClusterError("the root helper cannot write iptables rules", "use `tproxy run`, or install iptables")
-        case code if code in (FAILED, NOT_POSSIBLE):
-            raise TproxyError("the root helper could not install what it needs", "it says why above")
-    raise DeniedError(
-        f"sudo did not start the root helper (it ended with status {started.returncode})",
-        "ask for the right to, or use `tproxy run -- COMMAND`, which needs no root",
-    )
-
-
-def _as_root() -> list[str]:
-    """How to run this interpreter as root, without what the environment says of it."""
-    if os.geteuid() == 0:
-        return [sys.executable]
-    sudo = shutil.which("sudo")
-    if sudo is None:
-        raise DeniedError(
-            "connecting the whole machine takes root, and there is no sudo",
-            "run `tproxy connect` as root, or use `tproxy run -- COMMAND`, which needs no root",
+        status = start(meeting)
+    if status == codes.IN_USE:
+        raise ConflictError(
+            "this machine is connected host-wide already, by another daemon",
+            "`tproxy disconnect` as the user who connected; `tproxy run` works beside it",
         )
-    words = [sudo, "--prompt=[sudo] password for %p, to connect this machine to the cluster: "]
-    if not sys.stdin.isatty():
-        words.append("--non-interactive")
-    return [*words, "--", sys.executable, "-I"]
+    if status == codes.NO_IPTABLES:
+        raise ClusterError("the root helper cannot write iptables rules", "use `tproxy run`, or install iptables")
+    if status:
+        raise TproxyError("the root helper could not install what it needs", "it says why above")
 
 
 def _undo(asked: Daemon) -> None:

@@ -1,8 +1,9 @@
 """The process with root: `python -m tproxy_cli.connect.helper`, with a unix socket to the laptop's daemon as stdin.
 
-Two processes, of which one does the work and the other undoes it should the first be killed; the first starts the other
-anew should that be killed. Both end when the daemon has gone, and everything is undone then. Should both be killed at
-once, rules are left that catch nothing: their lease runs out. The next `tproxy connect` removes them.
+One process does the work, and two more guard it (`guards`): they undo it should the first be killed. All end when the
+daemon has gone, and everything is undone then. Should all three be killed at once, rules are left that catch nothing:
+their lease runs out. The next `tproxy connect` or `disconnect` removes them, the latter by starting a helper that is
+told nothing.
 
     daemon ──▶ {"begin": {}}                                 ◀── {"ready": {"sockets": [NAME]}} and descriptors
            ──▶ {"alive": {}}                                 a renewal of the lease, every second
@@ -28,15 +29,14 @@ from typing import Any, NoReturn
 from tproxy.capture import queue
 from tproxy_cli.connect import kernel, resolved
 from tproxy_cli.connect.codes import FAILED, IN_USE, NO_IPTABLES, NOT_POSSIBLE
+from tproxy_cli.connect.guards import Guards, detach
 from tproxy_cli.connect.kernel import Kernel, KernelError
-from tproxy_cli.connect.layout import QUEUE, VERDICTS, Network
+from tproxy_cli.connect.layout import NAME, QUEUE, VERDICTS, Network
 from tproxy_cli.run import packets
 
 MOST_AT_ONCE = 2048
 MOST_SERVERS = 16
 MOST_SOCKETS = 16
-NAME = "\0tproxy-connect"
-"""An abstract unix address, of which a network namespace has its own: who holds it is the one connection there is."""
 
 
 class Nonsense(Exception):
@@ -60,7 +60,9 @@ class Worker:
     def begin(self) -> None:
         """Install, and hand out the sockets. Raises KernelError, OSError, Nonsense."""
         received = packets.receive(self._daemon)
-        if received is None or "begin" not in received[0]:
+        if received is None:
+            raise ConnectionError("there is nothing to begin")
+        if "begin" not in received[0]:
             raise Nonsense("begin")
         self._kernel.undo()  # what a predecessor may have left
         made = self._kernel.install()
@@ -69,12 +71,14 @@ class Worker:
         for sock in made.values():
             sock.close()
 
-    def serve(self, guard: int) -> None:
-        """Until the process that `guard` is a pipe from has gone. Raises KernelError, OSError, Nonsense."""
+    def serve(self, guards: Guards) -> NoReturn:
+        """Until the daemon goes, which is a ConnectionError. Raises KernelError, OSError, Nonsense."""
+        daemon = self._daemon.fileno()
         while True:
-            readable, _, _ = select.select([self._daemon.fileno(), guard], [], [])
-            if guard in readable:
-                return
+            readable, _, _ = select.select([daemon, *guards.descriptors], [], [])
+            guards.replace([one for one in readable if one != daemon])
+            if daemon not in readable:
+                continue
             received = packets.receive(self._daemon)
             if received is None:
                 raise ConnectionError("the daemon has gone")
@@ -141,20 +145,15 @@ def _servers(texts: object) -> list[Network]:
     return found
 
 
-def _work(daemon: socket.socket, ready: int) -> int:
+def _work(daemon: socket.socket, ready: int, guards: Guards) -> int:
     """The process that works: exit status. `ready` is told when all is installed; nothing, if it could not be."""
-    guard = _guard(daemon, ready)
     worker = Worker(daemon)
     try:
         worker.begin()
         os.write(ready, b"1")
         os.close(ready)
-        _detach()
-        while True:
-            worker.serve(guard)
-            os.close(guard)
-            os.wait()
-            guard = _guard(daemon, *((worker.link.descriptor,) if worker.link is not None else ()))
+        detach()
+        worker.serve(guards)
     except ConnectionError:
         return 0
     except (KernelError, OSError, ValueError, Nonsense) as error:
@@ -164,34 +163,6 @@ def _work(daemon: socket.socket, ready: int) -> int:
         return FAILED
     finally:
         worker.close()
-
-
-def _guard(*not_for_it: socket.socket | int) -> int:
-    """Start the process that guards; a pipe that closes with it."""
-    alive, held = os.pipe()
-    watching, guard = os.pipe()
-    if os.fork():
-        os.close(alive)
-        os.close(guard)
-        return watching
-    # It must hold nothing that says that the other one is alive.
-    for descriptor in (held, watching, *(one if isinstance(one, int) else one.fileno() for one in not_for_it)):
-        os.close(descriptor)
-    _watch(alive)
-
-
-def _watch(alive: int) -> NoReturn:
-    """Undo everything when `alive` closes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _detach()
-    os.read(alive, 1)
-    _undo()
-    os._exit(0)
-
-
-def _undo() -> None:
-    with contextlib.suppress(Exception):
-        kernel.undo()
 
 
 def main() -> int:
@@ -231,18 +202,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     status = FAILED
     try:
-        status = _work(daemon, ready)
+        guards = Guards(kernel.undo, [holder.fileno()])
+        try:
+            status = _work(daemon, ready, guards)
+        finally:
+            if kernel.undo():
+                guards.dismiss()
     finally:
-        _undo()
         os._exit(status)
-
-
-def _detach() -> None:
-    """Whoever waits for the end of our output need not."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
 
 
 def _terminated(number: int, frame: object) -> NoReturn:

@@ -1,5 +1,6 @@
 """Makes and undoes everything in the kernel, step by step. For a process with root, in the laptop's network."""
 
+import contextlib
 import functools
 import ipaddress
 import os
@@ -198,18 +199,23 @@ def _join(pid: int, read: int) -> str:
     return complaint if complaint or not status else f"the process that changes rules ended with status {status}"
 
 
-def undo() -> None:
-    """Undo everything that is there. What somebody else holds for a moment, as who lists sets does, is tried again."""
-    kernel = Kernel()
+def undo() -> bool:
+    """Undo everything that is there; whether that could be done, what could not is said.
+
+    What somebody else holds for a moment, as who lists sets does, is tried again.
+    """
+    errors: list[str] = []
     try:
-        for _ in range(_UNDO_TRIES):
-            errors = kernel.undo()
-            if not errors:
-                return
-            time.sleep(_UNDO_AGAIN_SECONDS)
-        print(f"tproxy: undoing the connection: {'; '.join(errors)}", file=sys.stderr)
-    finally:
-        kernel.close()
+        with contextlib.closing(Kernel()) as kernel:
+            for _ in range(_UNDO_TRIES):
+                errors = kernel.undo()
+                if not errors:
+                    return True
+                time.sleep(_UNDO_AGAIN_SECONDS)
+    except Exception as error:  # whoever calls has more to do
+        errors = [f"{type(error).__name__}: {error}"]
+    print(f"tproxy: undoing the connection: {'; '.join(errors)}", file=sys.stderr)
+    return False
 
 
 def networks(texts: object, most: int) -> list[Network]:

@@ -45,6 +45,9 @@ TABLE = 4770
 PRIORITY = 4770
 """Before the rules of VPNs (Tailscale from 5210, wg-quick from 32764), after the local table."""
 
+NAME = "\0tproxy-connect"
+"""An abstract unix address, of which a network namespace has its own: who holds it is the one connection there is."""
+
 LEASE_SECONDS = 3
 DNS_PORT = 53
 

@@ -1,15 +1,16 @@
 """What leads marked packets back to the laptop itself: one policy rule and one route per address family."""
 
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Iterator
 
-from tproxy.netns.netlink import Netlink, attribute
+from tproxy.netns.netlink import Netlink, attribute, attributes
 from tproxy_cli.connect.layout import ANY_CAUGHT, PRIORITY, TABLE, Family
 
 _NETLINK_ROUTE = 0
-_NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE = 24, 25, 32, 33
+_NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 32, 33, 34
 _CREATE, _EXCLUSIVE = 0x400, 0x200  # NLM_F_CREATE, NLM_F_EXCL
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths of destination and source, TOS, table, protocol, scope, type
 _FIB_RULE = struct.Struct("=BBBBBBBBI")  # family, lengths, TOS, table, two unused, action, flags
@@ -38,6 +39,19 @@ def remove_route(family: Family) -> None:
     """Remove the route; no error if it is gone. Raises OSError."""
     with _kernel() as kernel, contextlib.suppress(ProcessLookupError):
         kernel.command(_DELROUTE, _route(family))
+
+
+def is_there(family: Family) -> bool:
+    """Whether the rule is. Raises OSError."""
+    wanted = {number: value for number, value in attributes(_rule(family)[_FIB_RULE.size :])}
+    with _kernel() as kernel:
+        try:
+            rules = list(kernel.dump(_GETRULE, _FIB_RULE.pack(family.number, *bytes(8))))
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                return False  # a kernel without this family
+            raise
+    return any(wanted.items() <= dict(attributes(rule[_FIB_RULE.size :])).items() for rule in rules)
 
 
 def _route(family: Family) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tproxy_cli.commands import connect as module
 from tproxy_cli.connect.codes import FAILED, IN_USE, NO_IPTABLES, NOT_POSSIBLE
+from tproxy_cli.connect.start import as_root
 from tproxy_cli.ui.console import Console
 
 from tproxy.errors import ClusterError, ConflictError, DeniedError, TproxyError
@@ -80,4 +81,4 @@ def test_without_sudo_there_is_another_way(meeting: str, tmp_path: Path, monkeyp
 
 def test_root_needs_no_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert module._as_root() == [sys.executable]
+    assert as_root() == [sys.executable]

@@ -109,25 +109,21 @@ def place_links(place: str, nodes: Sequence[Node]) -> list[str]:
     return lines
 
 
-def pod_links(layout: Layout, node: Node, uid: str, host: int) -> tuple[list[str], list[str]]:
+def pod_links(layout: Layout, node: Node, uid: str, addresses: Sequence[str]) -> tuple[list[str], list[str]]:
     """A pod's link as made inside its node's namespace, and what is then set inside the pod's own."""
-    link, pod = link_name(uid), node.pod_addresses(host)
-    outside = [
-        f"link add {link} type veth peer name eth0 netns {layout.pod_netns(uid)}",
-        f"link set {link} up",
-        f"route add {pod[0]}/32 dev {link} src {node.addresses[0]}",
-        # The link-local address is what the pod routes through: an IPv6 gateway must be on the link.
-        f"addr add fe80::1/64 dev {link} nodad",
-        f"route add {pod[1]}/128 dev {link} src {node.addresses[1]}",
-    ]
-    inside = [
-        "link set lo up",
-        "link set eth0 up",
-        *_address("eth0", pod, (32, 128)),
-        f"route add {node.gateway[0]}/32 dev eth0 scope link",
-        f"route add 0.0.0.0/0 via {node.gateway[0]}",
-        "route add ::/0 via fe80::1 dev eth0",
-    ]
+    link = link_name(uid)
+    outside = [f"link add {link} type veth peer name eth0 netns {layout.pod_netns(uid)}", f"link set {link} up"]
+    inside = ["link set lo up", "link set eth0 up"]
+    for address in addresses:
+        if ":" in address:
+            # The link-local address is what the pod routes through: an IPv6 gateway must be on the link.
+            outside.append(f"addr add fe80::1/64 dev {link} nodad")
+            outside.append(f"route add {address}/128 dev {link} src {node.addresses[1]}")
+            inside += [f"addr add {address}/128 dev eth0 nodad", "route add ::/0 via fe80::1 dev eth0"]
+        else:
+            outside.append(f"route add {address}/32 dev {link} src {node.addresses[0]}")
+            inside += [f"addr add {address}/32 dev eth0", f"route add {node.gateway[0]}/32 dev eth0 scope link"]
+            inside.append(f"route add 0.0.0.0/0 via {node.gateway[0]}")
     return outside, inside
 
 

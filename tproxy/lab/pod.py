@@ -33,6 +33,9 @@ from tproxy.tasks import Tasks
 log = logging.getLogger(__name__)
 
 _SOURCES = {"ConfigMap": CONFIGMAPS, "Secret": SECRETS}
+FAMILY_ANNOTATION = "lab.tproxy.dev/ip-family"
+"""`IPv4` or `IPv6`: the pod has an address of that family alone, as CNI plugins do it if they are asked to."""
+
 _RETRY_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
 
@@ -179,7 +182,7 @@ class PodRunner:
         write_etc(self._etc, self._resolv_conf(), hosts)
         group = self._group / secrets.token_hex(32)
         group.mkdir(parents=True)
-        wiring = [] if self._host is None else [self._wire(netns, self._host)]
+        wiring = [] if self._host is None else [self._wire(netns)]
         results = await asyncio.gather(
             Sandbox.start(netns, self._etc, self._name, group), *wiring, return_exceptions=True
         )
@@ -189,9 +192,9 @@ class PodRunner:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _wire(self, netns: str, host: int) -> None:
+    async def _wire(self, netns: str) -> None:
         context = self._context
-        outside, inside = network.pod_links(context.layout, context.node, self.uid, host)
+        outside, inside = network.pod_links(context.layout, context.node, self.uid, self._addresses)
         await network.ip(context.layout.netns(context.node.name), outside)
         await network.ip(netns, inside)
 
@@ -227,12 +230,16 @@ class PodRunner:
     def _addresses(self) -> Sequence[str]:
         if self._host_network:
             return self._context.node.addresses
-        return () if self._host is None else self._context.node.pod_addresses(self._host)
+        if self._host is None:
+            return ()
+        family = (self._pod["metadata"].get("annotations") or {}).get(FAMILY_ANNOTATION)
+        both = self._context.node.pod_addresses(self._host)
+        return [one for one in both if family is None or (":" in one) == (family == "IPv6")]
 
     def _resolv_conf(self) -> str:
         spec = self._pod["spec"]
         if spec.get("dnsPolicy") != "None":
-            return cluster_resolv_conf(self._namespace)
+            return cluster_resolv_conf(self._namespace, ip6=bool(self._addresses) and ":" in self._addresses[0])
         chosen = spec.get("dnsConfig") or {}
         lines = [f"nameserver {address}" for address in chosen.get("nameservers") or ()]
         return "\n".join([f"search {' '.join(chosen.get('searches') or ())}", *lines, ""])

@@ -98,12 +98,16 @@ def write_etc(directory: Path, resolv_conf: str, hosts: Sequence[tuple[str, str]
     (directory / "nsswitch.conf").write_text(_nsswitch())
 
 
-def cluster_resolv_conf(namespace: str = "") -> str:
-    """A resolv.conf as a kubelet writes it for pods of `namespace`; without one, of a machine that knows the DNS."""
+def cluster_resolv_conf(namespace: str = "", ip6: bool = False) -> str:
+    """A resolv.conf as a kubelet writes it for pods of `namespace`; without one, of a machine that knows the DNS.
+
+    With `ip6` the DNS is asked by IPv6.
+    """
+    server = DNS_SERVICE[ip6]
     if not namespace:
-        return f"nameserver {DNS_SERVICE[0]}\n"
+        return f"nameserver {server}\n"
     search = f"{namespace}.svc.{CLUSTER_DOMAIN} svc.{CLUSTER_DOMAIN} {CLUSTER_DOMAIN}"
-    return f"search {search}\nnameserver {DNS_SERVICE[0]}\noptions ndots:5\n"
+    return f"search {search}\nnameserver {server}\noptions ndots:5\n"
 
 
 def _nsswitch() -> str:

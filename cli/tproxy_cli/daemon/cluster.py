@@ -22,7 +22,9 @@ from tproxy.model.pod import Pod
 from tproxy.model.session import MIN_TTL_SECONDS, TOKEN_BYTES
 from tproxy.model.workload import TargetQuery
 from tproxy.tasks import Tasks
+from tproxy.tunnel.endpoint import Endpoint
 from tproxy.tunnel.hello import Hello
+from tproxy.tunnel.mux import DEAD_SECONDS
 from tproxy_cli import roles
 from tproxy_cli.daemon.dial import SYSTEM_NAMESPACE, NodeDaemon, NodeDaemons, NodeLink, dial, dial_directly
 from tproxy_cli.daemon.given.copies import FileCopies
@@ -90,6 +92,7 @@ class LaptopCluster:
         self._allowed: set[str] = set()
         self._tasks = Tasks("cluster")
         self.addresses = ClusterAddresses(self.api, config.server)
+        self._fresh_since = time.monotonic()
 
     async def user(self) -> str:
         """Who we are to the cluster, or failing that on the laptop. Raises TproxyError."""
@@ -159,8 +162,11 @@ class LaptopCluster:
         async def dial_node(node: str) -> NodeLink:
             hello = Hello(saved.namespace, saved.name, saved.token)
             if self.transport == "direct":
-                return await dial_directly(self.api, self._daemons, node, hello, session.inbound.on_open)
-            return await dial(self.api, self._daemons, node, hello, session.inbound.on_open, self._forwards)
+                link = await dial_directly(self.api, self._daemons, node, hello, session.inbound.on_open)
+            else:
+                link = await dial(self.api, self._daemons, node, hello, session.inbound.on_open, self._forwards)
+            self._tasks.start(self._refresh_if_silent(link.endpoint), f"silence of {node}")
+            return link
 
         async def pods_of(held: Held) -> Sequence[Pod]:
             target = held.saved.target
@@ -196,12 +202,20 @@ class LaptopCluster:
     def use(self, config: ClusterConfig) -> None:
         """Go on with another configuration, or with fresh connections: those from before a sleep may be dead."""
         previous, self.config, self.api = self.api, config, ApiCluster(config)
+        self._fresh_since = time.monotonic()
         self._user = None
         self._allowed.clear()
         self.addresses.use(self.api, config.server)
         for session in self.live_sessions():
             session.use(self.api)
         self._tasks.start(_close_later(previous), "close connections")
+
+    async def _refresh_if_silent(self, endpoint: Endpoint) -> None:
+        """If a tunnel falls silent the laptop may be in another network: nothing must wait for dead connections then."""
+        await endpoint.wait_closed()
+        if endpoint.stats.quiet > DEAD_SECONDS and time.monotonic() - self._fresh_since > DEAD_SECONDS:
+            log.info("a tunnel has fallen silent: fresh connections to the API server")
+            self.use(self.config)
 
     def wake(self) -> None:
         """The laptop has slept."""

@@ -100,15 +100,50 @@ def test_the_clusters_names_are_asked_for_there_alone(laptop: Connected) -> None
     assert laptop.as_before()
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_killed_helper_leaves_it_as_it_was(laptop: Connected, which: int) -> None:
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_killed_helper_leaves_it_as_it_was(laptop: Connected, guard: bool) -> None:
     before = domains(laptop)
     laptop.connect()
     assert domains(laptop) != before
     pids = laptop.helpers()
-    laptop.kill(pids[which])
-    if which:
-        laptop.lab.wait(lambda: len(laptop.helpers()) == 2 and pids[1] not in laptop.helpers(), "another guard")
-        laptop.kill(laptop.helpers()[0])
+    if guard:
+        laptop.kill(pids[1])
+        laptop.lab.wait(lambda: len(now := laptop.helpers()) == 3 and pids[1] not in now, "another guard")
+    laptop.kill(pids[0])
     laptop.lab.wait(lambda: laptop.as_before() and domains(laptop) == before, "nothing left")
     laptop.tproxy("disconnect", check=False)
+
+
+SILENT = """
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+sock.bind(("127.0.0.1", 53))
+print("here", flush=True)
+while True:
+    sock.recv(4096)
+"""
+
+
+def test_a_resolver_that_does_not_answer_is_not_waited_for(laptop: Connected) -> None:
+    """It is asked whether the namespace is a domain of the Internet's."""
+    for _ in range(2):  # the first one may start the daemon
+        usual = laptop.connect()["seconds"]
+        laptop.tproxy("disconnect")
+    conf = laptop.lab.layout.place_directory("laptop") / "resolv.conf.of-the-test"
+    conf.write_text("nameserver 127.0.0.1\n")
+    laptop.run("mount", "--bind", str(conf), "/etc/resolv.conf")
+    server = laptop.lab.start("exec", "laptop", "--", "python", "-c", SILENT, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout.readline() == "here\n"
+        result = laptop.connect()
+        assert result["resolved"]
+        print(f"{usual:.1f} s, and {result['seconds']:.1f} s with a resolver that does not answer")
+        assert result["seconds"] - usual < 2.0, "it would take four seconds to give up asking"
+        assert laptop.address("servers").replace(".", " ") in ask(laptop, "servers.resolved.svc.cluster.local")
+    finally:
+        laptop.tproxy("disconnect", check=False)
+        server.terminate()
+        server.communicate()
+        laptop.run("umount", "/etc/resolv.conf")
+    laptop.lab.wait(laptop.as_before, "nothing left")

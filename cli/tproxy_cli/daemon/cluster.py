@@ -211,7 +211,7 @@ class LaptopCluster:
         self._tasks.start(_close_later(previous), "close connections")
 
     async def _refresh_if_silent(self, endpoint: Endpoint) -> None:
-        """If a tunnel falls silent the laptop may be in another network: nothing must wait for dead connections then."""
+        """A laptop whose tunnel falls silent may be in another network: nothing must wait for dead connections."""
         await endpoint.wait_closed()
         if endpoint.stats.quiet > DEAD_SECONDS and time.monotonic() - self._fresh_since > DEAD_SECONDS:
             log.info("a tunnel has fallen silent: fresh connections to the API server")

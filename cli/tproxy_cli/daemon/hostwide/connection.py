@@ -19,7 +19,7 @@ from tproxy_cli.daemon.hostwide.answers import can_speak_as
 from tproxy_cli.daemon.hostwide.catching import Answering, HostConnections, HostDatagrams, within
 from tproxy_cli.daemon.hostwide.conflicts import Conflict
 from tproxy_cli.daemon.hostwide.link import HelperLink
-from tproxy_cli.daemon.hostwide.names import HostNames, domains
+from tproxy_cli.daemon.hostwide.names import HostNames, domains, is_nobodys
 from tproxy_cli.daemon.outbound.addresses import ClusterAddresses
 from tproxy_cli.daemon.outbound.way import Way
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 RESOLVERS_SECONDS = 2.0
 """How soon another network's resolvers are seen in resolv.conf."""
+
+QUICK_SECONDS = 0.5
+"""Within which resolvers answer that are well."""
 
 CONFLICT_SECONDS = 30.0
 STUBS = ("127.0.0.53", "127.0.0.54")
@@ -80,8 +83,7 @@ class Connection:
         self._addresses.listeners.append(self._changed)
         for address in self._addresses.all():
             self._changed(address, True)
-        namespace = self.way.origin.partition("/")[0]
-        self.resolved = await self._link.route_names(await domains(self.way, namespace, self._laptop))
+        await self._route_names()
         await self._look_for_resolvers()
         self._tasks.start(self._follow_resolvers(), "resolvers")
         await self._look_for_conflicts()
@@ -127,6 +129,23 @@ class Connection:
         log.info("connection to %s: %s %s", destination, reason.value, detail)
         if reason is ResetReason.DENIED and (text := f"{destination}: {detail}") not in self._refusals:
             self._refusals.append(text)
+
+    async def _route_names(self) -> None:
+        """Have systemd-resolved ask here, where there is one.
+
+        `web.NAMESPACE` is to work too, unless NAMESPACE is a domain of the Internet's: nobody waits for long for a
+        resolver to say so that may not answer at all.
+        """
+        namespace = self.way.origin.partition("/")[0]
+        routed = domains(self.way, namespace)
+        self.resolved = await self._link.route_names(routed)
+
+        async def add() -> None:
+            if await is_nobodys(namespace, self._laptop):
+                await self._link.route_names([*routed, (namespace, True)])
+
+        if self.resolved:
+            await asyncio.wait([self._tasks.start(add(), "namespace")], timeout=QUICK_SECONDS)
 
     async def _follow_resolvers(self) -> None:
         while True:

@@ -42,17 +42,16 @@ class HostNames:
         return wire.answer_without_records(query, wire.NXDOMAIN)
 
 
-async def domains(way: Way, namespace: str, laptop: LaptopResolvers) -> list[tuple[str, bool]]:
-    """What systemd-resolved is to ask here for, and whether that is only to be routed, not searched.
-
-    `web.NAMESPACE` works too unless that is the name of a domain of the Internet's.
-    """
+def domains(way: Way, namespace: str) -> list[tuple[str, bool]]:
+    """What systemd-resolved is to ask here for, and whether that is only to be routed, not searched."""
     search = [(domain, False) for domain in way.resolv_conf.search if domain.startswith(f"{namespace}.svc.")]
-    routed = [(way.resolv_conf.cluster_domain, True), ("svc", True)]
+    return [*search, (way.resolv_conf.cluster_domain, True), ("svc", True)]
+
+
+async def is_nobodys(domain: str, laptop: LaptopResolvers) -> bool:
+    """Whether there is no such domain outside of the cluster. Who cannot be asked has none that would be missed."""
     try:
-        answer = await laptop.query(wire.make_query(namespace, SOA), False)
-        if wire.rcode(answer) == wire.NXDOMAIN:
-            routed.append((namespace, True))
+        answer = await laptop.query(wire.make_query(domain, SOA), False)
     except (OSError, wire.MalformedError):
-        pass  # who cannot be asked has nothing there that would be missed
-    return [*search, *routed]
+        return False
+    return wire.rcode(answer) == wire.NXDOMAIN

@@ -1,17 +1,14 @@
 """Which cluster to talk to, and how: from a kubeconfig, or from inside a pod."""
 
-import ipaddress
 import os
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tproxy.errors import ClusterError
-from tproxy.kube import credentials
+from tproxy.kube import credentials, proxies
 from tproxy.kube.credentials import Access
 from tproxy.kube.kubeconfig import BROKEN_HINT, NO_CLUSTER_HINT, find, read
 
@@ -23,8 +20,8 @@ class ClusterConfig:
     """A cluster and the way in.
 
     `server` is the API's URL without a slash at the end, `server_name` the name its certificate must have (None: the
-    one in the URL), `proxy` the URL of an HTTP proxy. `access` are the credentials got by `load`; `renew` gets fresh
-    ones, reading the files again, and blocks.
+    one in the URL), `proxy` the URL of an HTTP or SOCKS5 proxy. `access` are the credentials got by `load`; `renew`
+    gets fresh ones, reading the files again, and blocks.
     """
 
     server: str
@@ -69,7 +66,7 @@ def load(
         access=credentials.get(config, chosen),
         renew=renew,
         server_name=str(chosen.cluster["tls-server-name"]) if chosen.cluster.get("tls-server-name") else None,
-        proxy=_proxy(str(chosen.cluster.get("proxy-url") or ""), server, environ),
+        proxy=proxies.choose(str(chosen.cluster.get("proxy-url") or ""), server, environ),
     )
 
 
@@ -95,42 +92,3 @@ def _in_cluster(environ: Mapping[str, str]) -> ClusterConfig:
 
     name = f"[{host}]" if ":" in host else host
     return ClusterConfig(server=f"https://{name}:{port}", namespace=namespace, context="", access=renew(), renew=renew)
-
-
-def _proxy(configured: str, server: str, environ: Mapping[str, str]) -> str | None:
-    """The proxy to go through: the kubeconfig's, else the environment's unless it exempts the server."""
-    parts = urlsplit(server)
-    proxy = configured
-    if not proxy:
-        proxies = {
-            key.lower().removesuffix("_proxy"): value
-            for key, value in environ.items()
-            if key.lower().endswith("_proxy") and value
-        }
-        host = parts.hostname or ""
-        exempt = urllib.request.proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies)  # type: ignore[attr-defined]
-        if not exempt and not _is_loopback(host):
-            proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-            if proxy and "://" not in proxy:  # as curl, Go and so kubectl read it
-                proxy = f"http://{proxy}"
-    if not proxy:
-        return None
-    try:
-        chosen = urlsplit(proxy)
-        usable = chosen.scheme in ("http", "https") and bool(chosen.hostname) and chosen.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        shown = re.sub(r"[^/]*@", "", proxy)[:64]  # without a password
-        raise ClusterError(
-            f"the proxy {shown} cannot be used: only HTTP proxies can",
-            hint="set `proxy-url` in the kubeconfig, or HTTPS_PROXY, to an http:// URL",
-        )
-    return proxy
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,7 +1,7 @@
 """What a request must carry to be let in: TLS identity, token, impersonation; and for how long that is good.
 
-Static credentials are read here. Plugins (`exec`) and identity providers (`auth-provider`) are left to the official
-client, which is imported only then.
+Static credentials are read here, plugins (`exec`) have a room of their own, identity providers (`auth-provider`) are
+left to the official client, which is imported only then.
 """
 
 import base64
@@ -11,11 +11,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, cast
 from urllib.parse import quote
 
 from tproxy.errors import ClusterError, DeniedError
+from tproxy.kube import plugin
 from tproxy.kube.kubeconfig import BROKEN_HINT, Context, Kubeconfig
 
 FILE_SECONDS = 60.0
@@ -62,11 +62,11 @@ def _static(context: Context) -> _Secret:
     user = context.user
     certificate = _data(user, "client-certificate", context)
     key = _data(user, "client-key", context)
-    if user.get("token"):
-        return _Secret(f"Bearer {user['token']}", certificate, key)
-    if user.get("tokenFile"):
+    if user.get("tokenFile"):  # before `token`, as with kubectl
         token = _read(str(user["tokenFile"]), context).decode(errors="replace").strip()
         return _Secret(f"Bearer {token}", certificate, key, time.time() + FILE_SECONDS)
+    if user.get("token"):
+        return _Secret(f"Bearer {user['token']}", certificate, key)
     if user.get("username"):
         pair = f"{user['username']}:{user.get('password', '')}".encode()
         return _Secret(f"Basic {base64.b64encode(pair).decode()}", certificate, key)
@@ -74,47 +74,9 @@ def _static(context: Context) -> _Secret:
 
 
 def _from_plugin(context: Context) -> _Secret:
-    from kubernetes.config.config_exception import ConfigException
-    from kubernetes.config.exec_provider import ExecProvider
-    from kubernetes.config.kube_config import ConfigNode
-
-    plugin = context.user["exec"]
-    command = plugin.get("command") if isinstance(plugin, Mapping) else None
-    cluster = dict(context.cluster)
-    if ca := _data(context.cluster, "certificate-authority", context):
-        cluster["certificate-authority-data"] = base64.b64encode(ca).decode()
-    try:
-        provider = ExecProvider(ConfigNode("exec", plugin), None, ConfigNode("cluster", cluster))
-        status = provider.run()
-    except FileNotFoundError as error:
-        raise DeniedError(
-            f'the credential plugin `{command}` of user "{context.user_name}" is not installed',
-            hint=str(plugin.get("installHint") or "install it, or choose another context with `--context`").strip(),
-        ) from error
-    except (ConfigException, OSError, TypeError, KeyError, AttributeError) as error:
-        raise DeniedError(
-            f'the credential plugin `{command}` of user "{context.user_name}" failed: {str(error)[:_TEXT_LIMIT]}',
-            hint=f"see what `kubectl --context {context.name} get pods` says",
-        ) from error
-    token, certificate, key = (status.get(part) for part in ("token", "clientCertificateData", "clientKeyData"))
-    if not token and not (certificate and key):
-        raise DeniedError(f"the credential plugin `{command}` gave neither a token nor a client certificate")
-    return _Secret(
-        f"Bearer {token}" if token else "",
-        (certificate or "").encode(),
-        (key or "").encode(),
-        _renew_at(status.get("expirationTimestamp")),
-    )
-
-
-def _renew_at(expires: object) -> float | None:
-    if not isinstance(expires, str):
-        return None
-    try:
-        at = datetime.fromisoformat(expires).timestamp()
-    except ValueError:
-        return None
-    return max(at - _EXPIRY_MARGIN, time.time() + _SHORTEST)
+    given = plugin.run(context, _data(context.cluster, "certificate-authority", context))
+    renew_at = None if given.expires is None else max(given.expires - _EXPIRY_MARGIN, time.time() + _SHORTEST)
+    return _Secret(f"Bearer {given.token}" if given.token else "", given.certificate, given.key, renew_at)
 
 
 def _from_identity_provider(config: Kubeconfig, context: Context) -> _Secret:

@@ -5,7 +5,6 @@ import base64
 import hashlib
 import json
 import os
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -19,9 +18,11 @@ from yarl import URL
 
 from tproxy.errors import ClusterError
 from tproxy.kube.config import ClusterConfig
+from tproxy.kube.connector import connector
 from tproxy.kube.credentials import Access
 from tproxy.kube.errors import Call, OverloadedError, error_for
 from tproxy.kube.port import Object
+from tproxy.kube.proxies import is_socks
 from tproxy.version import VERSION
 
 CONNECT_SECONDS = 10.0
@@ -123,7 +124,9 @@ class Transport:
         headers.update(extra)
         if data is not None:
             headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
-        options: dict[str, Any] = {"proxy": self.config.proxy, "server_hostname": self.config.server_name}
+        options: dict[str, Any] = {"server_hostname": self.config.server_name}
+        if not is_socks(self.config.proxy):
+            options["proxy"] = self.config.proxy
         if access.tls is not None:
             options["ssl"] = access.tls
         try:
@@ -188,8 +191,7 @@ class Transport:
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # Watches and port-forwards hold connections for as long as they live: their owners bound them.
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
+                connector=connector(self.config.proxy),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"tproxy/{VERSION}", "Accept": "application/json"},
@@ -299,7 +301,11 @@ def explain(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({_reason(error.certificate_error)})"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name cannot be resolved"
+        return f"the name {error.host} cannot be resolved"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"its proxy answered {error.status} {error.message}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"its proxy {error.host}:{error.port} cannot be reached: {explain(error.os_error)}"
     if isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
     if isinstance(error, ssl.SSLError):
@@ -314,15 +320,3 @@ def explain(error: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)[:128]
-
-
-def _socket(info: Any) -> socket.socket:
-    """A TCP socket that finds out within a minute when the other end has vanished: a watch may be silent for long."""
-    family, kind, proto, _, _ = info
-    sock = socket.socket(family, kind, proto)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
-        # macOS calls the first one TCP_KEEPALIVE.
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return sock

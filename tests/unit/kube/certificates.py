@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Certificates:
-    """Paths of PEM files: an authority, and what it has signed for a server called `api.test` and for a client."""
+    """Paths of PEM files: an authority, and what it has signed for a server (`api.test`, `localhost`) and a client."""
 
     authority: Path
     server: Path
@@ -24,7 +24,11 @@ def make(directory: Path) -> Certificates:
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority", "-days", "2")
-    for name, extension in (("server", "subjectAltName=DNS:api.test"), ("client", "extendedKeyUsage=clientAuth")):
+    names = "DNS:api.test,DNS:localhost"
+    for name, extension in (
+        ("server", f"subjectAltName={names}"),
+        ("client", "extendedKeyUsage=clientAuth"),
+    ):
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         (directory / "ext").write_text(extension)
         signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")

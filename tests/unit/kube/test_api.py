@@ -307,7 +307,7 @@ def test_a_server_that_is_not_there() -> None:
             config = config_of(server)
         cases = {
             config.server: "connection refused",
-            "http://no-such-host.invalid:1": "its name cannot be resolved",
+            "http://no-such-host.invalid:1": "the name no-such-host.invalid cannot be resolved",
         }
         for url, why in cases.items():
             cluster = ApiCluster(replace(config, server=url))

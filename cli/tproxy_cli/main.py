@@ -154,13 +154,24 @@ def _exit(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _open_streams() -> None:
+    """Put /dev/null where the shell has closed a standard stream (`>&-`): otherwise Python has None there, and the next
+    file or socket that is opened takes its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open)
+
+
 def main() -> None:
     """Entry point of `tproxy`."""
+    _open_streams()
     _exit(run(sys.argv[1:]))
 
 
 def kubectl_main() -> None:
     """Entry point of `kubectl tproxy`."""
+    _open_streams()
     _exit(run(sys.argv[1:], "kubectl tproxy"))
 
 

@@ -82,10 +82,14 @@ def root_options(function: Function) -> Function:
 def cluster_body(kubeconfig: str | None, context: str | None, namespace: str | None) -> "Json":
     """The part of a request that names the cluster.
 
-    Paths are absolute and `$KUBECONFIG` is spelled out, for the daemon has a directory and an environment of its own.
+    Paths are absolute, and `$KUBECONFIG` or the file in the home directory is spelled out: the daemon has a directory
+    and an environment of its own, of the shell that happened to start it.
     """
     listed = kubeconfig or os.environ.get("KUBECONFIG") or ""
     files = [os.path.abspath(os.path.expanduser(name)) for name in listed.split(os.pathsep) if name]
+    usual = os.path.expanduser("~/.kube/config")
+    if not files and os.path.isfile(usual):
+        files = [os.path.abspath(usual)]
     return {"kubeconfig": os.pathsep.join(files) or None, "context": context, "namespace": namespace}
 
 

@@ -63,7 +63,7 @@ class Clusters:
 
     async def _cluster(self, path: str | None, context: str | None) -> LaptopCluster:
         async with self._lock:
-            paths = kubeconfig.find(path)
+            paths = kubeconfig.find(path, _environment())
             stamp = _stamp(paths)
             asked = self._asked.get((paths, context))
             if asked is None or asked[0] != stamp:
@@ -82,13 +82,18 @@ class Clusters:
                 known.cluster.config = replace(known.cluster.config, namespace=entry.namespace)
                 return known.cluster
         path = os.pathsep.join(paths) or None
-        config = await asyncio.to_thread(load, path, entry.name if entry is not None else context)
+        config = await asyncio.to_thread(load, path, entry.name if entry is not None else context, _environment())
         if known is not None:
             log.info("the way into the cluster has changed", extra={"context": config.context})
             known.cluster.use(config)
             return known.cluster
         self._known[key] = _Known(LaptopCluster(path, config, self._forwards, self._on_save, self._connect), entry)
         return self._known[key].cluster
+
+
+def _environment() -> dict[str, str]:
+    """Ours without KUBECONFIG, which is of the shell that started us: the command line says which files it means."""
+    return {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
 
 
 def _stamp(paths: _Paths) -> _Stamp:

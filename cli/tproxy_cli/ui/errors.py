@@ -1,5 +1,6 @@
 """Any exception as an error a person can act on."""
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ def explain(error: BaseException) -> TproxyError:
         return TproxyError("interrupted", exit_code=130)
     if isinstance(error, click.ClickException):
         return _explain_usage(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "the result"
+        return TproxyError(f"cannot write {where}: {error.strerror}", "make room, or see where stdout leads")
     unexpected = UnexpectedError(f"unexpected {type(error).__name__}: {_short(str(error))}", _keep_traceback(error))
     unexpected.__cause__ = error
     return unexpected

@@ -424,6 +424,21 @@ def test_the_cluster_is_named_by_absolute_paths(
     assert second["kubeconfig"] == f"{tmp_path}/mine"
 
 
+def test_the_kubeconfig_in_the_home_directory_is_named_too(
+    tproxy: Tproxy, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """Else the daemon would take the KUBECONFIG of the shell that started it: another cluster."""
+    daemon.answers["/v1/list"] = [{"result": {"intercepts": []}}]
+    tproxy("list")
+    (home / ".kube").mkdir()
+    (home / ".kube" / "config").touch()
+    tproxy("list")
+    monkeypatch.setenv("KUBECONFIG", "")
+    tproxy("list")
+    named = [body["cluster"]["kubeconfig"] for body in daemon.bodies("/v1/list")]
+    assert named == [None, f"{home}/.kube/config", f"{home}/.kube/config"]
+
+
 def test_intercept_says_what_is_still_with_the_app(tproxy: Tproxy, daemon: FakeDaemon) -> None:
     staying = {"connections": 2, "staying": "port 5432 is not known to speak HTTP"}
     pods = [RESULT["pods"][0] | staying, RESULT["pods"][1] | {"connections": 0, "staying": ""}]

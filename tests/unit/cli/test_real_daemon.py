@@ -102,6 +102,36 @@ def test_the_daemon_lives_from_the_first_command_to_quit(tproxy: Tproxy, cluster
     assert tproxy("quit").out == "the tproxy daemon is not running\n"
 
 
+def test_the_shell_that_started_the_daemon_chooses_no_cluster_for_others(
+    tproxy: Tproxy, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tproxy("list").code == 0
+    monkeypatch.delenv("KUBECONFIG")
+    got = tproxy("list")
+    assert got.code == 3
+    assert got.err.startswith("error: no cluster is configured\n")
+
+
+def test_closed_standard_streams(cluster: None, tproxy: Tproxy) -> None:
+    command = [sys.executable, "-c", "from tproxy_cli.main import main; main()", "list"]
+    for redirections, said in ((">&-", "no intercepts"), ("2>&-", ""), ("<&-", "no intercepts"), ("<&- >&- 2>&-", "")):
+        line = f'"$@" {redirections}'
+        got = subprocess.run(["sh", "-c", line, "sh", *command], capture_output=True, text=True, timeout=60)
+        assert (got.returncode, got.stdout) == (0, "")
+        assert said in got.stderr
+        assert "Traceback" not in got.stderr
+    assert tproxy("quit").code == 0
+
+
+def test_a_full_disk_for_stdout(tproxy: Tproxy, cluster: None) -> None:
+    for args in ("--help", "status", "version"):
+        command = [sys.executable, "-c", "from tproxy_cli.main import main; main()", args]
+        with open("/dev/full", "w") as full:
+            got = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert got.returncode == 1
+        assert got.stderr.startswith("error: cannot write the result: No space left on device\n"), got.stderr
+
+
 def test_a_killed_daemon_leaves_a_socket_that_the_next_one_replaces(tproxy: Tproxy, cluster: None) -> None:
     assert tproxy("list").code == 0
     pid = daemon_pid()

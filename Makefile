@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -q
 
 .PHONY: demo test lint unit fuzz chart manifest kernel lab e2e bpf setup requirements clean
 
-demo: setup ## run the main job in a lab on this machine; STEP=1 waits for Enter between steps
+demo: .venv/.demo bpf ## run the main job in a lab on this machine; STEP=1 waits for Enter between steps
 	@$(BIN)/python demo/run.py $(if $(STEP),--step)
 
 test: setup lint unit chart kernel lab ## everything that must hold
@@ -44,15 +44,22 @@ e2e: setup ## a real Kubernetes of two nodes, with the chart; builds Kubernetes 
 
 setup: .venv/.installed bpf
 
-.venv/.installed: requirements/dev.txt setup.cfg pyproject.toml .ci/system-packages
-	@PYTHON=$(PYTHON) .ci/system-packages
-	@echo "Installing Python packages into .venv (requirements/dev.txt)"
+# What the demo needs first, so that a newcomer waits for no more; the tests' on top of that.
+.venv/.demo: requirements/lab.txt setup.cfg pyproject.toml .ci/system-packages
+	@PYTHON=$(PYTHON) .ci/system-packages demo
+	@echo "Installing Python packages into .venv (requirements/lab.txt)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/lab.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-bpf: .venv/.installed
+.venv/.installed: .venv/.demo requirements/dev.txt
+	@PYTHON=$(PYTHON) .ci/system-packages test
+	@echo "Installing more Python packages into .venv (requirements/dev.txt)"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+bpf: .venv/.demo
 	@$(MAKE) --no-print-directory -C bpf
 
 requirements: ## resolve the pinned requirements afresh
@@ -61,8 +68,10 @@ requirements: ## resolve the pinned requirements afresh
 	    -o requirements/cli.txt
 	$(BIN)/uv pip compile -q setup.cfg --extra node --universal --python-version 3.11 --generate-hashes --no-header \
 	    -c requirements/cli.txt -o requirements/node.txt
-	$(BIN)/uv pip compile -q setup.cfg requirements/dev.in --extra node --extra lab --universal \
-	    --python-version 3.11 --generate-hashes --no-header -c requirements/node.txt -o requirements/dev.txt
+	$(BIN)/uv pip compile -q setup.cfg requirements/lab.in --extra node --extra lab --universal \
+	    --python-version 3.11 --generate-hashes --no-header -c requirements/node.txt -o requirements/lab.txt
+	$(BIN)/uv pip compile -q setup.cfg requirements/lab.in requirements/dev.in --extra node --extra lab --universal \
+	    --python-version 3.11 --generate-hashes --no-header -c requirements/lab.txt -o requirements/dev.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

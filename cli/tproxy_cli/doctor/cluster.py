@@ -105,17 +105,14 @@ async def _rights(cluster: ApiCluster, namespace: str) -> list[Finding]:
 
 
 async def _rights_in(
-    cluster: ApiCluster, namespace: str, purpose: str, role: str, rights: Sequence[tuple[str, Resource, str]]
+    cluster: ApiCluster, namespace: str, purpose: str, role: str, rights: Sequence[roles.Right]
 ) -> list[Finding]:
     answers = await asyncio.gather(*(cluster.may(verb, kind, namespace, sub) for verb, kind, sub in rights))
     missing = [right for right, allowed in zip(rights, answers, strict=True) if not allowed]
     if not missing:
         text = f'{len(rights)} of {len(rights)} rights in namespace "{namespace}"'
         return [Finding(CLUSTER, f"rights-to-{purpose}", "pass", text)]
-    return [
-        Finding(CLUSTER, f"rights-to-{purpose}", "fail", *roles.denied(verb, resource, namespace, role, subresource))
-        for verb, resource, subresource in missing
-    ]
+    return [Finding(CLUSTER, f"rights-to-{purpose}", "fail", *roles.all_denied(missing, len(rights), namespace, role))]
 
 
 async def _kinds(cluster: ApiCluster) -> list[Finding]:

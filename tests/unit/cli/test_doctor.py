@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tproxy_cli import roles
 from tproxy_cli.daemon import dial
 from tproxy_cli.doctor import cluster, laptop, nodes
 from tproxy_cli.doctor.surroundings import ENFORCE
@@ -109,15 +110,24 @@ def test_a_developer_need_not_see_nodes(tproxy: Tproxy, tmp_path: Path) -> None:
         assert found[name][1].startswith("not looked at: you may not read ")
 
 
-def test_each_missing_right_is_named_with_how_to_check(tproxy: Tproxy, tmp_path: Path) -> None:
+def test_missing_rights_are_named_with_one_remedy(tproxy: Tproxy, tmp_path: Path) -> None:
     with api_server([*builtin_kinds(), *custom_kinds()], filled(daemon_pod("node1"))) as server:
         got = tproxy("doctor", "--kubeconfig", kubeconfig(tmp_path / "config", server, "nobody"))
     assert got.code == 1
-    assert 'you may not create sessions.tproxy.dev in namespace "shop"\n' in got.out
-    assert "the chart's role tproxy-developer there (value `rbac.developers`)" in got.out
-    assert "`kubectl auth can-i create sessions.tproxy.dev -n shop` shows" in got.out
-    assert "the chart's role tproxy-reach-nodes there" in got.out
-    assert "`kubectl auth can-i create pods --subresource=portforward -n tproxy-system` shows" in got.out
+    assert (
+        'you lack 10 of 10 rights in namespace "shop": create, patch, delete, list sessions.tproxy.dev; '
+        "create, patch, delete, list, watch intercepts.tproxy.dev; list pods\n"
+    ) in got.out
+    assert got.out.count("the chart's role tproxy-developer there (value `rbac.developers`)") == 1
+    assert "`kubectl auth can-i --list -n shop` shows" in got.out
+    assert 'you lack 3 of 3 rights in namespace "tproxy-system": list pods; get, create pods/portforward\n' in got.out
+    assert got.out.count("the chart's role tproxy-reach-nodes there") == 1
+
+
+def test_a_single_missing_right_is_named_with_how_to_check() -> None:
+    message, remedy = roles.all_denied([("create", PODS, "portforward")], 3, "tproxy-system", roles.REACH_NODES)
+    assert message == 'you may not create pods/portforward in namespace "tproxy-system"'
+    assert "`kubectl auth can-i create pods --subresource=portforward -n tproxy-system` shows" in remedy
 
 
 def test_a_cluster_without_tproxy(tproxy: Tproxy, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tproxy.lab.api.authn import User
 from tproxy.lab.api.store import Store
 from tproxy.lab.controllers.deployments import is_ready
 from tproxy.lab.layout import Layout
+from tproxy.version import VERSION
 
 NAMESPACE = "tproxy-system"
 ACCOUNT = "tproxy-node"
@@ -30,6 +31,7 @@ _FIELDS = {
     "HOST_IP": "status.hostIP",
 }
 _LABELS = {"app.kubernetes.io/name": "tproxy", "app.kubernetes.io/component": "node"}
+_VERSION = "app.kubernetes.io/version"
 _SELECTOR = ",".join(f"{key}={value}" for key, value in _LABELS.items())
 
 
@@ -56,7 +58,7 @@ def pod(layout: Layout, node: Node, flags: Sequence[str] = ()) -> Object:
     if any(flag.startswith("--direct=") for flag in flags):
         ports.append({"name": "direct", "containerPort": DIRECT_PORT, "hostPort": DIRECT_PORT, "protocol": "TCP"})
     return {
-        "metadata": {"name": pod_name(node), "namespace": NAMESPACE, "labels": _LABELS},
+        "metadata": {"name": pod_name(node), "namespace": NAMESPACE, "labels": {**_LABELS, _VERSION: VERSION}},
         "spec": {
             "nodeName": node.name,
             "serviceAccountName": ACCOUNT,

@@ -43,7 +43,8 @@ def load() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"cannot read the configuration file {path}: {error}", f"`ls -l {path}`") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
+        raise InvalidError(f"cannot read the configuration file {path}: {why}", f"`ls -l {path}`") from error
     import yaml
 
     try:

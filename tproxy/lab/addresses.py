@@ -19,7 +19,6 @@ CLUSTER_DOMAIN = "cluster.local"
 
 SERVICES = ("10.96.0.0/16", "fd96::/112")
 PODS = ("10.244.0.0/16", "fd24::/16")
-LAPTOP_LINK = ("10.99.1.0/24", "fd99:1::/64")
 
 ROUTER = ("10.99.0.1", "fd99::1")
 ROUTER_TO_LAPTOP = ("10.99.1.1", "fd99:1::1")

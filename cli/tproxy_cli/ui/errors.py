@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 
 import click
@@ -81,7 +82,9 @@ def _explain_usage(error: click.ClickException) -> TproxyError:
         message = f"{error.param.human_readable_name} is missing"
         hint = f"write `{usage}`; see `{path} --help`"
     elif isinstance(error, click.BadParameter) and error.param is not None:
-        message = f"{_origin(error.param, error.ctx)}: {error.message}"
+        # Of a number with bounds click says that it is not "a valid integer range".
+        said = re.sub(r"is not a valid integer( range)?", "is not a whole number", error.message)
+        message = f"{_origin(error.param, error.ctx)}: {said}"
     elif "unexpected extra argument" in message:
         hint = f"write `{usage}`; see `{path} --help`"
     if not message[:2].isupper():  # not the name of an argument

@@ -28,6 +28,12 @@ SYNOPSIS = "docs/reference/cli.md"
 """Made of the commands themselves, with usage lines that nobody types."""
 
 
+@pytest.fixture(autouse=True)
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What somebody has configured on this machine plays no part."""
+    monkeypatch.setenv("TPROXY_CONFIG", str(tmp_path / "none"))
+
+
 def text_of(document: str) -> str:
     return (ROOT / document).read_text()
 
@@ -69,8 +75,7 @@ def take(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("document", [each for each in DOCUMENTS if each != SYNOPSIS])
-def test_command_lines_are_taken(document: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TPROXY_CONFIG", str(tmp_path / "none"))
+def test_command_lines_are_taken(document: str) -> None:
     wrong = []
     for line, whole in typed(document):
         for words in arguments(line):

@@ -8,6 +8,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 # The names that distributions have had since 2013, newest first.
@@ -41,7 +42,9 @@ def load() -> None:
     if halted:
         sys.modules["distutils"] = None  # type: ignore[assignment]
     try:
-        from tproxy.steer import iptables_rules  # noqa: F401
+        # Where it has not been compiled yet, compiling it gives warnings, which are errors to some.
+        with warnings.catch_warnings(action="ignore"):
+            from tproxy.steer import iptables_rules  # noqa: F401
     except Exception as error:  # it raises whatever occurs to it
         raise LibraryError(f"python-iptables does not load: {error}") from error
     finally:

@@ -82,10 +82,10 @@ def test_a_slow_or_failing_daemon_offers_nothing(complete: Callable[..., list[st
 
 
 def test_a_wrong_configuration_file_or_runtime_directory_does_not_matter(
-    complete: Callable[..., list[str]], home: Path
+    complete: Callable[..., list[str]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "config.yaml").write_text("nonsense: 1")
-    os.environ["TPROXY_CONFIG"] = str(home / "config.yaml")
+    monkeypatch.setenv("TPROXY_CONFIG", str(home / "config.yaml"))
     paths.runtime_dir().chmod(0o777)
     assert complete("list", "--all") == ["--all-namespaces"]
     assert complete("leave", "") == []

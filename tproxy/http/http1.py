@@ -42,6 +42,8 @@ class Http1(Plumbing):
         self._alone = False  # the next one is for a laptop and must wait for others
         self._reading = False  # `_read` is at work, and goes on by itself
         self._draining = False
+        self._now = hop.now
+        self._spare: Exchange | None = None  # of a plain request that has been answered: as good as new
 
     # Requests
 
@@ -51,7 +53,13 @@ class Http1(Plumbing):
         if not (self._blocked or undecided.bytes or self._body or self._default_lost or self._over):
             telling = self._hop.matcher.telling
             if telling is not None and self._plain.request(data, telling):
-                self._pending.append(Exchange(PLAIN, self._hop.now()))
+                exchange = self._spare
+                if exchange is None:
+                    exchange = Exchange(PLAIN, self._now())
+                else:
+                    self._spare = None
+                    exchange.began = self._now()
+                self._pending.append(exchange)
                 self._default.write(data)
                 if len(self._pending) >= MAX_PIPELINED:
                     self._blocked = True
@@ -203,9 +211,9 @@ class Http1(Plumbing):
             exchange = pending[0]
             if exchange.request is PLAIN and not exchange.started and (status := self._plain.answer(data)):
                 self._client.write(data)
-                exchange.status = status
                 pending.clear()
-                self._answered(exchange)
+                self._hop.record(exchange.outcome, None, status, self._now() - exchange.began)
+                self._spare = exchange
                 if self._blocked:
                     self._go_on()
                 return

@@ -17,7 +17,8 @@ MAX_PLAIN = 64 * 1024
 
 _LINE = re.compile(rb"(?:GET|POST|PUT|DELETE|PATCH|OPTIONS) /[!-~]*+ HTTP/1\.1\r\n")
 _TELLING = ("transfer-encoding", "connection(?!: keep-alive\r)", "upgrade", "expect")
-_CODED = re.compile(rb"\n[tT](?i:ransfer-encoding)(?!: chunked\r)")
+_END = re.compile(rb"\n(?:(\r\n)|[tT](?i:ransfer-encoding)(?!: chunked\r))")
+"""The end of a head (group 1), or before that a transfer coding other than chunked."""
 _BEGUN, _DONE = 1, 1 << 16
 
 
@@ -77,7 +78,8 @@ class PlainMessages:
         """The status, if `data` is exactly one plain answer to a plain request; else 0."""
         if len(data) > MAX_PLAIN or not data.startswith(b"HTTP/1.1 "):
             return 0
-        if _CODED.search(data, 0, data.find(b"\r\n\r\n")) is not None:
+        end = _END.search(data)
+        if end is None or end.lastindex is None:
             return 0
         count, parser = self._count, self._answers
         count.count = 0

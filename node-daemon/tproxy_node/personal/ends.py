@@ -6,6 +6,7 @@ every read and write.
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -102,6 +103,7 @@ class AppEnd:
     """A connection to the app. What is written before it stands waits here."""
 
     reused = False
+    data_received: Callable[[bytes], None]
     write: Callable[[Buffer], None]
 
     def __init__(self, hop: "ClientHop") -> None:
@@ -117,6 +119,17 @@ class AppEnd:
         self._paused = False
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.write = self._write_early
+        self.data_received = self._tell
+
+    def listen(self, router: Router) -> None:
+        """Tell what the app says to `router` from now on, without asking each time whose router it is."""
+        if not self.over:
+            self._hear(functools.partial(router.upstream_data, self))
+
+    def _hear(self, data_received: Callable[[bytes], None]) -> None:
+        self.data_received = data_received
+        if self._transport is not None:
+            self._transport.set_protocol(cast(asyncio.Protocol, self))  # as in `ClientEnd.listen`
 
     @property
     def connected(self) -> bool:
@@ -151,6 +164,7 @@ class AppEnd:
         if self.over:
             abort_with_reset(tcp)
             return
+        self._hear(self.data_received)  # what the loop remembers may be from before
         for data in self._early:
             tcp.write(data)
         self._early.clear()
@@ -162,10 +176,9 @@ class AppEnd:
         if self._full:
             self._hop.router.upstream_resume(self)
 
-    def data_received(self, data: bytes) -> None:
+    def _tell(self, data: bytes) -> None:
         """The app speaks."""
-        if not self.over:
-            self._hop.router.upstream_data(self, data)
+        self._hop.router.upstream_data(self, data)
 
     def eof_received(self) -> bool:
         """The app sends no more."""
@@ -250,3 +263,4 @@ class AppEnd:
         self.over = True
         self._early.clear()
         self.write = _ignore
+        self._hear(_ignore)

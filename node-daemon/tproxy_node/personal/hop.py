@@ -31,12 +31,14 @@ class ClientHop:
         self.source = flow.client
         self.destination = destination = flow.destination
         self._flow = flow
+        self._remember = flow.flows.request
         self._count = ports.tally(destination.port).record
         self.client = ClientEnd(self, transport)
         self._ports = ports
         self._timer: asyncio.TimerHandle | None = None
         self._held = 0
-        self._matcher: Matcher = ports.matcher(destination.port)
+        self.matcher: Matcher = ports.matcher(destination.port)
+        """As of now."""
         self.router: Router
         self.default: AppEnd | LaptopEnd
 
@@ -44,15 +46,6 @@ class ClientHop:
         """Begin: the default upstream is opened, and the client listened to."""
         self.default = self._open_default()
         self.become(Opening(self, Http2))
-
-    @property
-    def matcher(self) -> Matcher:
-        """As of now."""
-        return self._matcher
-
-    @matcher.setter
-    def matcher(self, matcher: Matcher) -> None:
-        self._matcher = matcher
 
     def open(self, choice: Choice, fresh: bool = False) -> Upstream | None:
         """See `Hop`."""
@@ -63,6 +56,8 @@ class ClientHop:
     def reopen(self) -> Upstream:
         """See `Hop`."""
         self.default = self._open_default()
+        if isinstance(self.default, AppEnd):
+            self.default.listen(self.router)
         return self.default
 
     def _open_default(self) -> AppEnd | LaptopEnd:
@@ -102,11 +97,13 @@ class ClientHop:
         """See `Hop`."""
         self.router = router
         self.client.listen(router)
+        if isinstance(self.default, AppEnd):
+            self.default.listen(router)
 
     def record(self, outcome: Outcome, choice: Choice | None, status: int, seconds: float) -> None:
         """See `Hop`."""
         self._count(outcome, choice, status, seconds)
-        self._flow.flows.request(self._flow, outcome, choice, status, seconds)
+        self._remember(self._flow, outcome, choice, status, seconds)
 
     def wake(self, seconds: float | None) -> None:
         """See `Hop`."""

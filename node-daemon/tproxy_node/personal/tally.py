@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from tproxy.http.port import Choice
 from tproxy.model.figures import Outcome, Requests, Timed
 
+_PASSED = Outcome.PASSED
+"""Kept at hand: looking up a member of an Enum, and hashing one, are calls of Python each."""
+
 
 class Tally:
     """The node's."""
@@ -17,6 +20,7 @@ class Tally:
         self._timed: dict[tuple[str, Outcome], Timed] = {}  # by intercept
         self._ended: dict[Outcome, Timed] = {outcome: Timed() for outcome in Outcome}  # of nobody, or gone
         self._passed: Counter[str] = Counter()  # by intercept, of ports that are no longer intercepted
+        self.passed = self._ended[_PASSED]
         self.ports: set[PortTally] = set()
 
     def record(self, outcome: Outcome, choice: Choice | None, seconds: float) -> None:
@@ -72,6 +76,9 @@ class PortTally:
         """See `Hop.record`."""
         if choice is None:
             self._nobodys += 1
+            if outcome is _PASSED:
+                self._tally.passed.add(seconds)
+                return
         self._tally.record(outcome, choice, seconds)
 
     def passed(self, intercept: str) -> int:

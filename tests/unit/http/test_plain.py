@@ -33,6 +33,8 @@ LINES = (
         b"GET /\xff HTTP/1.1",
     ),
 )
+CODED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+CODED_AND_MORE = CODED.replace(b"chunked\r\n", b"chunked\r\nServer: nginx\r\n")
 STATUSES = (
     b"HTTP/1.1 200 OK",
     b"HTTP/1.1 204 N",
@@ -120,7 +122,7 @@ def test_line_ends_before_an_answer_are_not_plain(before: bytes) -> None:
     assert plain.answer(ANSWERS[0]) == 200
 
 
-@pytest.mark.parametrize("answer", [ANSWERS[0], ANSWERS[1]])
+@pytest.mark.parametrize("answer", [ANSWERS[0], ANSWERS[1], CODED, CODED_AND_MORE])
 def test_what_is_ordinary_is_plain(answer: bytes) -> None:
     plain = PlainMessages()
     for _ in range(3):

@@ -11,6 +11,9 @@ CLUSTER = "cluster"
 TPROXY = "tproxy"
 """The category of what tproxy has in the cluster."""
 
+NEXT = "`tproxy gather-logs` writes down what there is to know, for whoever helps"
+"""The remedy where what failed knows none."""
+
 Outcome = Literal["pass", "warn", "fail", "skip"]
 """`skip`: it could not be looked at, for want of a right that nothing else needs."""
 
@@ -24,6 +27,11 @@ class Finding:
     outcome: Outcome
     text: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        # Nobody is left alone with what is wrong.
+        if self.outcome in ("warn", "fail") and not self.hint:
+            object.__setattr__(self, "hint", NEXT)
 
     def data(self) -> dict[str, str]:
         """For JSON."""

@@ -37,6 +37,7 @@ _USED: Mapping[Transport, str] = {
     "port-forward": "port-forward: nodes are reached through the API server",
     "direct": "direct: nodes are reached past the API server, by TLS",
 }
+BARE = "where they are wanted there, an administrator widens the chart's values `tolerations` and `nodeSelector`"
 SEE = f"`kubectl -n {SYSTEM_NAMESPACE} get pods -l {NODE_DAEMON_LABELS} -o wide`"
 
 
@@ -70,7 +71,7 @@ def _present(pods: Sequence[Pod], ready: Sequence[Pod], nodes: set[str] | None) 
         findings.append(Finding(TPROXY, "node-daemons", "fail", text, SEE))
     if nodes is not None and (bare := sorted(nodes - {pod.node for pod in pods})):
         text = f"none on {some(bare)}: workloads there cannot be intercepted"
-        findings.append(Finding(TPROXY, "node-daemons", "warn", text, SEE))
+        findings.append(Finding(TPROXY, "node-daemons", "warn", text, BARE))
     if not findings:
         count = f"{len(serving)} of {len(nodes)}" if nodes is not None else str(len(serving))
         findings.append(
@@ -89,11 +90,16 @@ async def _nodes(cluster: ApiCluster) -> set[str] | None:
 
 
 def _versions(pods: Iterable[Pod]) -> list[Finding]:
-    others = sorted({f"{pod.labels[VERSION_LABEL]} on {pod.node}" for pod in pods if _differs(pod.labels)})
+    others = sorted({(pod.labels[VERSION_LABEL], pod.node) for pod in pods if _differs(pod.labels)})
     if not others:
         return []
-    text = f"this command is of version {VERSION}, node daemons of {some(others)}"
-    return [Finding(TPROXY, "versions", "warn", text, SEE)]
+    text = f"this command is of version {VERSION}, node daemons of {some([f'{one} on {node}' for one, node in others])}"
+    hint = (
+        f"`pipx install --force kube-tproxy=={others[0][0]}` makes it theirs"
+        if len({one for one, _ in others}) == 1
+        else f"ask an administrator to upgrade the chart to {VERSION} on all nodes"
+    )
+    return [Finding(TPROXY, "versions", "warn", text, hint)]
 
 
 def _differs(labels: Mapping[str, str]) -> bool:

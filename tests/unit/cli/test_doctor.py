@@ -4,16 +4,18 @@ import json
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tproxy_cli import roles
 from tproxy_cli.daemon import dial
 from tproxy_cli.doctor import cluster, laptop, nodes
+from tproxy_cli.doctor.finding import TPROXY, Finding, failed
 from tproxy_cli.doctor.surroundings import ENFORCE
 
 from tests.unit.cli.api_server import api_server, kubeconfig
 from tests.unit.cli.fakes import FakeDaemon, Outcome
+from tproxy.errors import TproxyError
 from tproxy.kube.port import ENDPOINTSLICES, NAMESPACES, NODES, PODS
 from tproxy.lab.api.resources import builtin_kinds, custom_kinds
 from tproxy.lab.api.store import Store
@@ -143,6 +145,13 @@ def test_a_cluster_without_tproxy(tproxy: Tproxy, tmp_path: Path) -> None:
     assert json.loads(got.out)["failed"] == 2
 
 
+@pytest.mark.parametrize("outcome", ["warn", "fail"])
+def test_whatever_is_wrong_has_a_remedy(outcome: Literal["warn", "fail"]) -> None:
+    assert "gather-logs" in failed(TPROXY, "anything", TproxyError("it broke"), outcome).hint
+    assert failed(TPROXY, "anything", TproxyError("it broke", "mend it"), outcome).hint == "mend it"
+    assert Finding(TPROXY, "anything", "pass", "it works").hint == ""
+
+
 @pytest.mark.parametrize(
     ("what", "name", "outcome", "text"),
     [
@@ -204,6 +213,9 @@ def test_node_daemons_that_are_missing_unready_or_of_another_version(tproxy: Tpr
         ("warn", "this command is of version 0.1.0, node daemons of 0.0.9 on node2"),
     ]
     assert daemons[4] == ("pass", "port-forward: nodes are reached through the API server")
+    hints = {one["text"].partition(" ")[0]: one["hint"] for one in found}
+    assert "`tolerations` and `nodeSelector`" in hints["none"]
+    assert hints["this"] == "`pipx install --force kube-tproxy==0.0.9` makes it theirs"
     assert daemons[5][1].startswith("reaches 1 node daemon, answered in ")
 
 

@@ -67,6 +67,11 @@ def test_artifact_hub_is_told_of_every_definition() -> None:
     assert annotations["artifacthub.io/license"] in (ROOT / "setup.cfg").read_text()
 
 
+def test_artifact_hub_is_told_of_every_image(helm: Helm) -> None:
+    told = yaml.safe_load(chart_file()["annotations"]["artifacthub.io/images"])
+    assert [each["image"] for each in told] == [container(helm.objects())["image"]]
+
+
 def test_the_readme_has_the_table_of_values_as_they_are() -> None:
     page = (CHART / "README.md").read_text()
     assert page == document.readme(page, (CHART / "values.yaml").read_text()), "run `python charts/document.py`"

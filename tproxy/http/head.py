@@ -21,6 +21,7 @@ FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"u
 
 _LINE = re.compile(rb"([A-Z\-]{1,32}+) ([^ \r\n]++) HTTP/1\.([01])\r\n")
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})[ \r]")
+_H2C = re.compile(rb"(?i:\r\n(?:upgrade|http2-settings):)[^\r\n]*+")
 
 
 @lru_cache(64)
@@ -50,6 +51,11 @@ class ResponseHead:
     status: int
     body: Body | None
     persistent: bool
+
+
+def without_h2c(head: bytes) -> bytes:
+    """A request's head without its offer to go on with HTTP/2."""
+    return _H2C.sub(b"", head)
 
 
 class RequestReader:

@@ -8,12 +8,10 @@ Bytes are passed on as they came. Whatever can be read in two ways goes to the d
 everything that follows on the connection.
 """
 
-import re
-
 from tproxy.http.answers import END_OF_HEAD, Answers
 from tproxy.http.exchange import PLAIN, Exchange, Kept, Matched, Remedy, failure, remedy
 from tproxy.http.framing import Body, StrangeError
-from tproxy.http.head import MAX_HEAD, RequestHead, RequestReader
+from tproxy.http.head import MAX_HEAD, RequestHead, RequestReader, without_h2c
 from tproxy.http.plain import PlainMessages
 from tproxy.http.plumbing import Plumbing
 from tproxy.http.port import Buffer, Choice, Hop, Http2Maker, Upstream
@@ -23,8 +21,6 @@ from tproxy.model.flow import ResetReason
 
 MAX_PIPELINED = 256
 """Requests that a client may have under way."""
-
-_H2C = re.compile(rb"(?i:\r\n(?:upgrade|http2-settings):)[^\r\n]*+")
 
 
 class Http1(Plumbing):
@@ -53,12 +49,9 @@ class Http1(Plumbing):
         if not (self._blocked or undecided.bytes or self._body or self._default_lost or self._over):
             telling = self._hop.matcher.telling
             if telling is not None and self._plain.request(data, telling):
-                exchange = self._spare
-                if exchange is None:
-                    exchange = Exchange(PLAIN, self._now())
-                else:
-                    self._spare = None
-                    exchange.began = self._now()
+                exchange = self._spare or Exchange(PLAIN, 0.0)
+                self._spare = None
+                exchange.began = self._now()
                 self._pending.append(exchange)
                 self._default.write(data)
                 if len(self._pending) >= MAX_PIPELINED:
@@ -162,7 +155,7 @@ class Http1(Plumbing):
             self._lose_default()
         if request.upgrade == b"h2c":
             # Every stream of such a connection would be the laptop's; a server may ignore the offer (RFC 9110, 7.8).
-            head = _H2C.sub(b"", head)
+            head = without_h2c(head)
             request.upgrade = b""
         exchange = Exchange(request, self._hop.now(), choice, Outcome.MATCHED)
         self._matched = matched = Matched(exchange, choice)

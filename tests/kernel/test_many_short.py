@@ -2,19 +2,25 @@
 
 import asyncio
 import contextlib
+import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.kernel.answering import PORT, ask
-from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, PodNetwork
+from tests.kernel.answering import CLIENT, PORT, ask
+from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, PodNetwork, until
 from tests.kernel.test_node_relay import Play, Scene, app, play
+from tproxy.model.flow import Address
+from tproxy.steer.port import Steering
 
 __all__ = ["play"]
 
 PORTS = (40000, 40099)
 CONNECTIONS = 10 * (PORTS[1] - PORTS[0])
 AT_A_TIME = 8
+BUSY = 50
+RESTED_SECONDS = 0.02
 
 
 @contextlib.asynccontextmanager
@@ -63,3 +69,32 @@ def test_many_more_than_there_are_ports(play: Play, host: str, first: str) -> No
                         (await pod.connect(OUTSIDE_IP4, PORT)).close()
 
     play(scenario)
+
+
+@pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
+def test_ports_that_are_not_free_yet_are_no_obstacle(network: PodNetwork, steering: Steering, host: str) -> None:
+    """The event loop closes its sockets when it comes to it, which takes a while when it has much to do."""
+
+    async def scenario() -> None:
+        attachment = steering.attach(network.pod.netns, [])
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            stack.callback(attachment.close)
+            listener = stack.enter_context(contextlib.closing(network.pod.listen(host, PORT)))
+
+            async def connect() -> socket.socket:
+                ours = attachment.upstream(CLIENT, Address(host, PORT))
+                await loop.sock_connect(ours, (host, PORT))
+                stack.enter_context((await loop.sock_accept(listener))[0])
+                return ours
+
+            busy = [await connect() for _ in range(BUSY)]
+            for ours in busy:
+                stack.enter_context(ours.dup())
+                attachment.release(ours)
+            rested = time.monotonic() + RESTED_SECONDS
+            await until(lambda: time.monotonic() > rested)
+            for ours in [await connect() for _ in range(BUSY)]:
+                attachment.release(ours)
+
+    asyncio.run(scenario())

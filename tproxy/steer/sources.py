@@ -55,15 +55,16 @@ class Sources:
 
     def connect(self, client: Address, destination: Address) -> socket.socket:
         """A non-blocking socket whose connect has begun, and may be over. Raises OSError, also what connect says."""
-        for _ in range(_ATTEMPTS):
-            sock = self._bound(client, destination)
+        for attempt in range(_ATTEMPTS):
+            sock = self._bound(client, destination, fresh=attempt > 0)
             try:
                 with contextlib.suppress(BlockingIOError):
                     sock.connect((destination.host, destination.port))
                 return sock
             except OSError as error:
                 self.release(sock)
-                # This port is still in use towards the destination: the app's side lives on, or has no timestamps.
+                # This port is still in use towards the destination: the app's side lives on, or has no timestamps, or
+                # the event loop has not closed our last one yet. Those that rested beside it may well be no better.
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
         raise OSError(errno.EADDRNOTAVAIL, "no free port towards the app")
@@ -89,7 +90,7 @@ class Sources:
         if self._names is not None and not self._open:
             self._names.close()
 
-    def _bound(self, client: Address, destination: Address) -> socket.socket:
+    def _bound(self, client: Address, destination: Address, fresh: bool) -> socket.socket:
         family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
         host = client.host if _is_loopback(client.host) else destination.host
         with self._netns.entered():
@@ -97,7 +98,7 @@ class Sources:
         try:
             # An app that restarts meanwhile may listen on the port that this one has.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            port = self._bind(sock, host)
+            port = self._bind(sock, host, fresh)
             # Before its first packet leaves.
             key = b"" if self._names is None else self._names.put((host, port), client)
             self._exemptions.add(sock)
@@ -107,9 +108,9 @@ class Sources:
         self._open[sock] = (host, port, key)
         return sock
 
-    def _bind(self, sock: socket.socket, host: str) -> int:
+    def _bind(self, sock: socket.socket, host: str, fresh: bool) -> int:
         rested = self._rested.get(host, ())
-        while rested and time.monotonic() - rested[0][1] >= _REST_SECONDS:
+        while not fresh and rested and time.monotonic() - rested[0][1] >= _REST_SECONDS:
             port, _ = rested.popleft()
             # Somebody else may listen there by now.
             with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ What stays is counted, seldom enough not to keep the API server busy.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections import Counter
@@ -29,6 +30,7 @@ from tproxy.steer.handover import BusyError, between_requests, take_over
 from tproxy.steer.hold import Held, Hold
 from tproxy.tasks import Tasks
 from tproxy_node.desired import Route, Routes, Staying
+from tproxy_node.doors import Doors
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,11 @@ class Owner(Protocol):
     @property
     def listeners(self) -> Sequence[socket.socket]:
         """What accepts new connections."""
+        ...
+
+    @property
+    def hears_strays(self) -> bool:
+        """Whether packets that belong to no connection come there, or to the app's own listeners."""
         ...
 
     def takes(self, route: Route) -> bool:
@@ -124,6 +131,7 @@ class Pool:
         self._netns = netns
         self._owner = owner
         self._connections = ConnectionList(netns)
+        self._doors = None if owner.hears_strays else Doors(netns)
         self._watched: dict[int, _Watched] = {}
         self._unreachable: set[int] = set()  # cookies of connections that nobody in the pod holds, or that resist
         self._reset: set[int] = set()  # ports
@@ -220,9 +228,13 @@ class Pool:
         if hold is None or not fresh:
             return
         inodes = {one.inode for one in fresh}
+        if self._doors is not None:
+            inodes |= self._doors.look({one.port for one in wanted})
         found = await asyncio.get_running_loop().run_in_executor(None, find, self._pools.proc, self._netns.id, inodes)
         if self._closed:
             return
+        if self._doors is not None:
+            self._doors.found(found)
         for one in fresh:
             descriptor = found.get(one.inode)
             if descriptor is None or not self._attach(hold, one, descriptor):
@@ -287,10 +299,11 @@ class Pool:
         watched = self._watched[held.cookie]
         try:
             hold.hold_on(held)
-            with watched.descriptor.borrow() as app:
+            with watched.descriptor.borrow() as app, contextlib.ExitStack() as stack:
                 if not between_requests(app, held):
                     raise BusyError
-                ours = take_over(app, held, self._netns, self._owner.listeners)
+                doors = self._owner.listeners if self._doors is None else self._doors.borrow(watched.port, stack)
+                ours = take_over(app, held, self._netns, doors)
         except (BusyError, ProcessLookupError):
             self._pools.results["busy"] += 1
             hold.let_go(held)
@@ -318,6 +331,8 @@ class Pool:
             self._forget(cookie)
         self._tasks.cancel()
         self._connections.close()
+        if self._doors is not None:
+            self._doors.close()
 
 
 def _movable(route: Route) -> bool:

@@ -182,6 +182,11 @@ class PodRelay:
         """What new connections come to."""
         return self._attachment.listeners
 
+    @property
+    def hears_strays(self) -> bool:
+        """Whether packets that belong to no connection come there, or to the app."""
+        return self._attachment.hears_strays
+
     async def serve(self) -> None:
         """Accept on the attachment's listeners."""
         loop = asyncio.get_running_loop()

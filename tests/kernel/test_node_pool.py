@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import ctypes
 import signal
+import socket
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,9 +25,11 @@ from tests.kernel.answering import PORT
 from tests.kernel.namespaces import POD_IP4, POD_IP6, PodNetwork, until
 from tests.kernel.test_node_relay import ROUTE
 from tests.unit.node.streams import tunnel
+from tproxy.netns.descriptors import find
 from tproxy.steer import handover
 from tproxy.steer.connections import Connection, ConnectionList
 from tproxy.steer.port import Steering
+from tproxy.steer.sock_diag import ListenerList
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy.tunnel.endpoint import Endpoint
 
@@ -208,7 +213,7 @@ class Slow:
     """The C library, where the moment in which nobody has a connection is a long one."""
 
     def __init__(self, library: Any) -> None:
-        self.setsockopt = library.setsockopt
+        self.setsockopt, self.getsockopt = library.setsockopt, library.getsockopt
         self._connect = library.connect
 
     def connect(self, number: int, address: bytes, size: int) -> int:
@@ -217,7 +222,6 @@ class Slow:
         return int(self._connect(number, address, size))
 
 
-@pytest.mark.parametrize("backend", ["sk_lookup"])
 @pytest.mark.parametrize("host", [POD_IP4, POD_IP6])
 def test_what_is_sent_again_meanwhile_does_no_harm(play: Play, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "_libc", Slow(handover._libc))
@@ -231,8 +235,39 @@ def test_what_is_sent_again_meanwhile_does_no_harm(play: Play, host: str, monkey
             async with client(scene.network, host) as others:
                 assert await ask(others) == "laptop 0"
         assert scene.pools.results == {"taken": 1}
+        assert filters(scene.network) == [0, 0]
 
     play(scenario)
+
+
+ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF))
+"""A filter of one instruction, which lets everything pass."""
+
+
+def instructions(sock: socket.socket) -> int:
+    """Of its filter, if it has one."""
+    count = ctypes.c_uint32(0)
+    libc = ctypes.CDLL(None)
+    assert libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, 26, None, ctypes.byref(count)) == 0  # SO_GET_FILTER
+    return count.value
+
+
+def filters(network: PodNetwork) -> list[int]:
+    """Of all that listen on the app's port."""
+    with contextlib.closing(ListenerList(network.pod.netns)) as listeners:
+        found = find(Path("/proc"), network.pod.netns.id, listeners.of(PORT))
+    with contextlib.ExitStack() as stack:
+        return [instructions(stack.enter_context(one.borrow())) for one in found.values()]
+
+
+def test_an_apps_own_filter_stays(network: PodNetwork) -> None:
+    with contextlib.ExitStack() as stack:
+        plain, filtered, locked = (stack.enter_context(network.pod.listen("::", PORT + one)) for one in range(3))
+        filtered.setsockopt(socket.SOL_SOCKET, 26, struct.pack("@HP", 1, ctypes.addressof(ALL)))  # SO_ATTACH_FILTER
+        locked.setsockopt(socket.SOL_SOCKET, 44, 1)  # SO_LOCK_FILTER
+        with handover._deaf([plain, filtered, locked], 4242, 1):
+            assert [instructions(one) for one in (plain, filtered, locked)] == [8, 1, 0]
+        assert [instructions(one) for one in (plain, filtered, locked)] == [0, 1, 0]
 
 
 @pytest.fixture(params=[POD_IP4, POD_IP6])

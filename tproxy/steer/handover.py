@@ -33,7 +33,7 @@ _OPTION_MSS, _OPTION_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
 _PIECE = 4096
 
 # <linux/filter.h>
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_GET_FILTER = 26, 27, 26
 _INSTRUCTION = struct.Struct("=HBBI")  # code, how far to go if true and if false, operand
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _IF_ANY, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x45, 0x06
 _WORD = struct.Struct("=I")
@@ -71,7 +71,7 @@ def take_over(app: socket.socket, held: Held, netns: Netns, listeners: Iterable[
     try:
         ours.setblocking(False)
         _set(ours, _REPAIR, 1)
-        with _deaf([one for one in listeners if one.family == family], peer[1], held.acknowledged):
+        with _deaf(listeners, peer[1], held.acknowledged):
             _take(app, ours, family, name, peer, held)
     except BaseException:
         ours.close()
@@ -151,7 +151,9 @@ def _replace(app: int, ours: int, peer: bytes) -> None:
 def _deaf(listeners: Iterable[socket.socket], port: int, acknowledged: int) -> Iterator[None]:
     """Have listeners drop what one client sends again, which they would answer with a reset, there being no connection.
 
-    Linux sends the last segment of several again after 10 ms or so (RFC 8985, 7.2), when it is being taken over.
+    Linux sends the last segment of several again after 10 ms or so (RFC 8985, 7.2), when it is being taken over. An app's
+    listener that has a filter of its own keeps it. Should we die in the middle, the app is left with one that drops
+    nothing but what that client sends of that moment.
     """
     program = (
         (_LOAD_HALF, 0, 0, 0),  # the source port
@@ -167,9 +169,21 @@ def _deaf(listeners: Iterable[socket.socket], port: int, acknowledged: int) -> I
     filtered = struct.pack("@HP", len(program), ctypes.addressof(code))
     with contextlib.ExitStack() as stack:
         for listener in listeners:
-            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtered)
-            stack.callback(listener.setsockopt, socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            with contextlib.suppress(OSError):  # it may be locked
+                if not _is_filtered(listener):
+                    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtered)
+                    stack.callback(listener.setsockopt, socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         yield
+
+
+def _is_filtered(listener: socket.socket) -> bool:
+    """Raises OSError, also for a filter that the kernel does not show."""
+    instructions = ctypes.c_uint32(0)  # there is room for; asked with none, the kernel says how many there are
+    size = ctypes.byref(instructions)
+    if _libc.getsockopt(listener.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, size) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return instructions.value > 0
 
 
 @contextlib.contextmanager

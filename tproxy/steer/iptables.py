@@ -227,6 +227,10 @@ class TproxyAttachment(_Steered):
     def listeners(self) -> Sequence[socket.socket]:
         return self._listeners
 
+    @property
+    def hears_strays(self) -> bool:
+        return False  # the rules look at first packets only
+
     def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
         if self._stopped or self._taken_over:
             return True  # nothing is steered

@@ -111,6 +111,11 @@ class Attachment(Protocol):
         ...
 
     @property
+    def hears_strays(self) -> bool:
+        """Whether packets that belong to no connection come to `listeners`, as first ones do, or to the app's."""
+        ...
+
+    @property
     def ports(self) -> frozenset[SteeredPort]:
         """The ports steered now."""
         ...

@@ -173,6 +173,10 @@ class SkLookupAttachment(_Steered):
     def listeners(self) -> Sequence[socket.socket]:
         return self._listeners
 
+    @property
+    def hears_strays(self) -> bool:
+        return True  # the program is asked about whatever has no connection
+
     def let_through(self, connections: Collection[tuple[str, int]]) -> bool:
         wanted = {layout.passed_key(host, port) for host, port in connections}
         for key in self._passed - wanted:

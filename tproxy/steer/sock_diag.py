@@ -5,7 +5,7 @@ import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from tproxy.netns.handle import Netns
@@ -106,14 +106,23 @@ class ListenerList:
 
         Not counted: sockets whose inodes are in `without`, and those bound to a loopback address.
         """
-        found = set()
+        return frozenset(
+            port
+            for host, port, inode in self._all()
+            if inode not in without and not ipaddress.ip_address(host).is_loopback
+        )
+
+    def of(self, port: int) -> frozenset[int]:
+        """The inodes of those that listen on this port, at whatever address. Raises OSError."""
+        return frozenset(inode for _, one, inode in self._all() if one == port)
+
+    def _all(self) -> Iterator[tuple[bytes, int, int]]:
+        """Address, port and inode."""
         for family, address in _LOCAL_ADDRESS.items():
             request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN)
             for answer in self._netlink.dump(_SOCK_DIAG_BY_FAMILY, request):
                 inode = int.from_bytes(answer[_INODE], sys.byteorder)
-                if inode not in without and not ipaddress.ip_address(answer[address]).is_loopback:
-                    found.add(int.from_bytes(answer[_LOCAL_PORT], "big"))
-        return frozenset(found)
+                yield answer[address], int.from_bytes(answer[_LOCAL_PORT], "big"), inode
 
     def close(self) -> None:
         """Release the netlink socket. Idempotent."""

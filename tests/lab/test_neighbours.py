@@ -15,11 +15,12 @@ import yaml
 from tests.kernel.namespaces import Namespace
 from tests.lab.laptop import Laptop, local_app, network
 from tproxy.kube.port import NAMESPACES, SERVICES
+from tproxy.lab.addresses import NODE_DNS
 from tproxy.lab.layout import NETNS
 
 HERE = Path(__file__).parent
 HELLO = [str(HERE / "hello.py"), "--port", "8080"]
-NODE_DNS = "169.254.20.10"
+RESOLVERS = {"IPv4": NODE_DNS[0], "IPv6": NODE_DNS[1]}
 PROBE = {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2}
 MESHES = ("sidecar", "ambient", "linkerd")
 
@@ -76,12 +77,13 @@ def manifests() -> str:
         "reuseport": {"containers": [app("python", "-c", REUSEPORT)]},
         "late": {**shared, "containers": [app("sh", "-c", late, volumeMounts=mount)]},
         "hostport": {"containers": [app(ports=ports)]},
-        "resolving": {
-            "dnsPolicy": "None",
-            "dnsConfig": {"nameservers": [NODE_DNS], "searches": ["neighbours.svc.cluster.local"]},
-            "containers": [app("python", "-c", RESOLVING)],
-        },
     }
+    for family, address in RESOLVERS.items():
+        specs[f"resolving-{family.lower()}"] = {
+            "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": [address], "searches": ["neighbours.svc.cluster.local"]},
+            "containers": [app("python", "-c", RESOLVING)],
+        }
     joining = "while [ ! -e /srv/shared/go ]; do sleep 0.05; done; exec python " + f"{HERE / 'mesh.py'} ambient"
     proxy = {"name": "proxy", "command": ["sh", "-c", joining], "volumeMounts": mount}
     specs["joining"] = {**shared, "containers": [app(volumeMounts=mount), proxy]}
@@ -339,14 +341,16 @@ def test_an_app_that_starts_after_the_intercept(scene: Scene) -> None:
         scene.lab.wait(lambda: scene.ask(url) == pod["name"], "the pod's own answer")  # noqa: B023
 
 
-def test_names_by_the_nodes_own_resolver(scene: Scene) -> None:
-    """The pod's queries go to a link-local address of the node, and an intercept is none of their business."""
-    pod = scene.pod("resolving")
-    url = scene.urls("resolving")[0]
+@pytest.mark.parametrize("family", RESOLVERS)
+def test_names_by_the_nodes_own_resolver(scene: Scene, family: str) -> None:
+    """The pod's queries go to an address of the node alone, and an intercept is none of their business."""
+    name = f"resolving-{family.lower()}"
+    pod = scene.pod(name)
+    url = scene.urls(name)[0]
     answer = scene.lab.exec("user", "curl", "-s", url).stdout
     assert answer.split()[0] == pod["name"]
     assert answer.split()[1].startswith("10.96.")
-    with scene.untouched("resolving"), scene.intercepted("resolving", "--http-header", "x-me=1"):
+    with scene.untouched(name), scene.intercepted(name, "--http-header", "x-me=1"):
         assert scene.ask(url, "-H", "x-me: 1") == "laptop"
         assert scene.lab.exec("user", "curl", "-s", url).stdout == answer
 

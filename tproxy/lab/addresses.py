@@ -13,7 +13,7 @@ from tproxy.errors import TproxyError
 API_PORT = 6443
 DNS_PORT = 53
 DNS_SERVICE = ("10.96.0.10", "fd96::a")
-NODE_DNS = "169.254.20.10"
+NODE_DNS = ("169.254.20.10", "fd99:20::10")
 """A DNS server on every node, for pods that name it in their `dnsConfig`, as NodeLocal DNSCache has it."""
 CLUSTER_DOMAIN = "cluster.local"
 

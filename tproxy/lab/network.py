@@ -98,7 +98,7 @@ def place_links(place: str, nodes: Sequence[Node]) -> list[str]:
         return [*lines, *_routes(plan.SERVICES, nodes[0].addresses), *_routes(plan.PODS, nodes[0].addresses)]
     node = next(node for node in nodes if node.name == place)
     lines = [*up, *_address("eth0", node.addresses, (24, 64)), *_address("lo", node.gateway, (32, 128))]
-    lines += [f"address add {plan.NODE_DNS}/32 dev lo"]
+    lines += _address("lo", plan.NODE_DNS, (32, 128))
     lines += _default(plan.ROUTER)
     lines += [f"route add unreachable {network}" for network in node.pod_networks]
     for other in nodes:

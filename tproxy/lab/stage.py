@@ -191,11 +191,8 @@ class Stage:
             await cluster.serve(*self._dns_sockets(family, inside, "br0"))
             await elsewhere.serve(*self._dns_sockets(family, laptop, "laptop"))
         for node in self._nodes:
-            sockets = (
-                self._bound(node.name, socket.AF_INET, kind, plan.NODE_DNS, plan.DNS_PORT)
-                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
-            )
-            await cluster.serve(*sockets)
+            for family, address in zip(families, plan.NODE_DNS, strict=True):
+                await cluster.serve(*self._dns_sockets(family, address, place=node.name))
         self._publish(
             "kube-system",
             "kube-dns",
@@ -203,9 +200,11 @@ class Stage:
         )
         self._publish("default", "kubernetes", {"http": (80, plan.API_PORT)})
 
-    def _dns_sockets(self, family: socket.AddressFamily, address: str, link: str) -> Sequence[socket.socket]:
+    def _dns_sockets(
+        self, family: socket.AddressFamily, address: str, link: str = "", place: str = "router"
+    ) -> Sequence[socket.socket]:
         kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
-        return [self._bound("router", family, kind, address, plan.DNS_PORT, link) for kind in kinds]
+        return [self._bound(place, family, kind, address, plan.DNS_PORT, link) for kind in kinds]
 
     def _publish(self, namespace: str, name: str, ports: Mapping[str, tuple[int, int]]) -> None:
         """A Service for what runs on the router; `ports` are its own and the router's by name."""

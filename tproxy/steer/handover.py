@@ -151,9 +151,9 @@ def _replace(app: int, ours: int, peer: bytes) -> None:
 def _deaf(listeners: Iterable[socket.socket], port: int, acknowledged: int) -> Iterator[None]:
     """Have listeners drop what one client sends again, which they would answer with a reset, there being no connection.
 
-    Linux sends the last segment of several again after 10 ms or so (RFC 8985, 7.2), when it is being taken over. An app's
-    listener that has a filter of its own keeps it. Should we die in the middle, the app is left with one that drops
-    nothing but what that client sends of that moment.
+    Linux sends the last segment of several again after 10 ms or so (RFC 8985, 7.2), when it is being taken over. A
+    listener of the app's that has a filter already keeps it. Should we die in the middle, the app is left with one that
+    drops nothing but what that client sends of that moment.
     """
     program = (
         (_LOAD_HALF, 0, 0, 0),  # the source port

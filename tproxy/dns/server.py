@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from tproxy.dns import wire
+from tproxy.dns.wire import Question
 from tproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,9 @@ MOST_QUERIES = 1024
 MOST_CLIENTS = 256
 IDLE_SECONDS = 10.0
 
-Ask = Callable[[bytes, bool], Awaitable[bytes]]
-"""The answer to a query that came by TCP, or not. Raises TimeoutError for none; any other error is SERVFAIL."""
+Ask = Callable[[bytes, Question, bool], Awaitable[bytes]]
+"""The answer to a query, which asks that, and came by TCP or not. Raises TimeoutError for none; any other error is
+SERVFAIL."""
 
 
 class DnsServer:
@@ -87,8 +89,7 @@ class DnsServer:
     async def answer(self, query: bytes, tcp: bool) -> bytes | None:
         """The answer; None for none at all."""
         try:
-            wire.question(query)
-            return await self._ask(query, tcp)
+            return await self._ask(query, wire.question(query), tcp)
         except wire.MalformedError:
             return None
         except TimeoutError:

@@ -46,7 +46,6 @@ class Record:
     """A resource record; the data from `start` to `start + size` in the message. `section` is 0 for answers."""
 
     section: int
-    name: str
     kind: int
     cls: int
     ttl: int
@@ -63,6 +62,15 @@ def question(message: bytes) -> Question:
         raise MalformedError("a truncated question")
     kind, cls = struct.unpack_from("!HH", message, at)
     return Question(name, kind, cls, at + 4)
+
+
+def same_question(query: bytes, end: int, other: bytes) -> bool:
+    """Whether `other` has the question of `query`, which ends there at `end`: letters may differ in case (RFC 1035
+    section 2.3.3)."""
+    if other[4:6] != b"\0\1" or other[end - 4 : end] != query[end - 4 : end]:
+        return False
+    name, others = query[HEADER : end - 4], other[HEADER : end - 4]
+    return name == others or name.lower() == others.lower()  # a length is never a letter: it is 63 at most
 
 
 def is_query(message: bytes) -> bool:
@@ -93,7 +101,7 @@ def udp_limit(query: bytes) -> int:
 
 def for_udp(query: bytes, answer: bytes) -> bytes:
     """`answer` if the asking client takes it by UDP; else as much as says that it is to be asked for by TCP."""
-    if len(answer) <= udp_limit(query):
+    if len(answer) <= PLAIN_UDP or len(answer) <= udp_limit(query):
         return answer
     end = question(query).end
     return answer[:2] + bytes((answer[2] | 0x02, answer[3])) + b"\0\1" + bytes(6) + query[HEADER:end]
@@ -149,15 +157,29 @@ def _records(message: bytes) -> Iterator[Record]:
     at = question(message).end
     counts = struct.unpack_from("!HHH", message, 6)
     for section in (section for section, count in enumerate(counts) for _ in range(count)):
-        name, at = _name(message, at)
+        at = _after_name(message, at)
         if at + _RECORD.size > len(message):
             raise MalformedError("a truncated record")
         kind, cls, ttl, size = _RECORD.unpack_from(message, at)
         at += _RECORD.size
         if at + size > len(message):
             raise MalformedError("a truncated record")
-        yield Record(section, name, kind, cls, ttl, at, size)
+        yield Record(section, kind, cls, ttl, at, size)
         at += size
+
+
+def _after_name(message: bytes, at: int) -> int:
+    """Where what follows the name at `at` begins."""
+    while at < len(message):
+        size = message[at]
+        if size >= _POINTER:
+            return at + 2
+        if size > 63:
+            break
+        at += size + 1
+        if not size:
+            return at
+    raise MalformedError("a name that does not end")
 
 
 def _name(message: bytes, at: int) -> tuple[str, int]:

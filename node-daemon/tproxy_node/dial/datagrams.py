@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tproxy.dns import wire
 from tproxy.tasks import Tasks
@@ -53,7 +54,7 @@ class DnsFlow(Flow):
 
     def _datagram(self, payload: bytes) -> None:
         try:
-            failed = wire.answer_without_records(payload, wire.SERVFAIL)
+            end = wire.question(payload).end
         except wire.MalformedError:
             return
         if not wire.is_query(payload):
@@ -62,16 +63,24 @@ class DnsFlow(Flow):
             if len(self._early) < EARLY_DATAGRAMS:
                 self._early.append(payload)
         elif self._room.used >= self._room.limit:
-            self._conn.write_datagram(failed)
+            self._conn.write_datagram(wire.answer_without_records(payload, wire.SERVFAIL))
         else:
             self._room.used += 1
-            self._tasks.start(self._ask(self._resolver, payload, failed), "query")
+            self._resolver.attempt(payload, end, partial(self._attempted, self._resolver, payload))
 
-    async def _ask(self, resolver: Resolver, message: bytes, failed: bytes) -> None:
+    def _attempted(self, resolver: Resolver, message: bytes, first: bytes | OSError | None) -> None:
+        """Nearly always the first server has answered, and nothing waits but a callback."""
+        if isinstance(first, bytes) and resolver.good(first):
+            self._room.used -= 1
+            self._conn.write_datagram(first)
+        else:
+            self._tasks.start(self._ask(resolver, message, first), "query")
+
+    async def _ask(self, resolver: Resolver, message: bytes, first: bytes | OSError | None) -> None:
         try:
-            answer = await resolver.query(message)
+            answer = await resolver.query(message, first)
         except DialError:
-            answer = failed
+            answer = wire.answer_without_records(message, wire.SERVFAIL)
         finally:
             self._room.used -= 1
         self._conn.write_datagram(answer)

@@ -9,6 +9,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tproxy.dns import wire
 from tproxy.model.dial_policy import IPAddress, plain
@@ -27,6 +28,9 @@ PAYLOAD = 1232
 
 READS_AT_ONCE = 64
 
+Told = Callable[[bytes | OSError], None]
+"""Gets an answer, or why there is none."""
+
 MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
 
 
@@ -39,9 +43,30 @@ class Resolver:
         self._chance = chance
         self._ports: dict[str, _Port] = {}
         self._turn = 0
+        self._closed = False
 
-    async def query(self, message: bytes) -> bytes:
-        """The answer to `message`, with its ID. Raises `DialError`."""
+    def attempt(self, message: bytes, end: int, told: Callable[[bytes | OSError | None], None]) -> None:
+        """Ask the first server by UDP. `told` gets what `query` is to go on with: None if nothing was tried.
+
+        `message` asks one question, which ends at `end`.
+        """
+        configuration = self._configuration
+        if configuration.use_tcp or configuration.rotate or not configuration.nameservers:
+            told(None)
+            return
+        try:
+            port = self._port(configuration.nameservers[0])
+            port.ask(message, end, min(FIRST_SECONDS, configuration.timeout), told)
+        except OSError as error:
+            told(error)
+
+    @staticmethod
+    def good(answer: bytes) -> bool:
+        """Whether it is what the program is to have: nobody else need be asked."""
+        return not wire.truncated(answer) and wire.rcode(answer) not in RETRY_RCODES
+
+    async def query(self, message: bytes, first: bytes | OSError | None = None) -> bytes:
+        """The answer to `message`, with its ID; `first` is what the first attempt has come to. Raises `DialError`."""
         configuration = self._configuration
         servers = list(configuration.nameservers)
         if not servers:
@@ -54,9 +79,10 @@ class Resolver:
         for attempt in range(configuration.attempts):
             seconds = configuration.timeout if attempt else min(FIRST_SECONDS, configuration.timeout)
             for server in servers:
+                known, first = first, None
                 try:
                     async with asyncio.timeout(seconds):
-                        answer = await self._ask(server, message)
+                        answer = await self._ask(server, message, known)
                 except OSError as error:
                     failure = error
                     continue
@@ -92,14 +118,33 @@ class Resolver:
             raise DialError(ResetReason.NO_SUCH_HOST, f"the pod's resolver says error {code} to {name[:100]}")
         return [address for text, _ in found if (address := plain(text)) is not None]
 
-    async def _ask(self, server: str, message: bytes) -> bytes:
+    async def _ask(self, server: str, message: bytes, known: bytes | OSError | None) -> bytes:
+        """What `server` says, by TCP where that must be; `known` is what it has said by UDP."""
+        if isinstance(known, OSError):
+            raise known
         if not self._configuration.use_tcp:
-            answer = await self._port(server).ask(message)
+            answer = known or await self._by_udp(server, message)
             if not wire.truncated(answer):
                 return answer
         return await self._ask_by_tcp(server, message)
 
+    async def _by_udp(self, server: str, message: bytes) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def told(answer: bytes | OSError) -> None:
+            if not future.done():
+                future.set_exception(answer) if isinstance(answer, OSError) else future.set_result(answer)
+
+        port = self._port(server)
+        query = port.ask(message, wire.question(message).end, self._configuration.timeout, told)
+        try:
+            return await future
+        finally:
+            port.forget(query)
+
     def _port(self, server: str) -> "_Port":
+        if self._closed:
+            raise ConnectionAbortedError
         port = self._ports.get(server)
         if port is None or port.worn:
             if port is not None:
@@ -126,15 +171,27 @@ class Resolver:
             raise ConnectionResetError("the resolver closed the connection") from error
         finally:
             writer.transport.abort()
-        if not _answers(message, answer):
+        if not _answers(message, wire.question(message).end, answer):
             raise ConnectionResetError("the resolver answered something else")
         return message[:2] + answer[2:]
 
     def close(self) -> None:
         """Ask no more; who waits is told."""
+        self._closed = True
         for port in self._ports.values():
             port.close(ConnectionAbortedError())
         self._ports.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """One that is under way, as `number`."""
+
+    number: int
+    message: bytes
+    end: int
+    told: Told
+    timer: asyncio.TimerHandle
 
 
 class _Port:
@@ -144,7 +201,7 @@ class _Port:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._chance = chance
-        self._waiting: dict[int, tuple[bytes, asyncio.Future[bytes]]] = {}
+        self._waiting: dict[int, _Query] = {}
         self._made = self._loop.time()
         self._asked = 0
         self._retired = False
@@ -155,27 +212,38 @@ class _Port:
         """Whether it is time for another one."""
         return self._asked >= PORT_QUERIES or self._loop.time() - self._made > PORT_SECONDS or self._sock.fileno() < 0
 
-    async def ask(self, message: bytes) -> bytes:
-        """Raises OSError; the caller sets the limit of time."""
+    def ask(self, message: bytes, end: int, seconds: float, told: Told) -> _Query:
+        """Send `message`, whose question ends at `end`. `told` is called once, later, unless what is returned is
+        forgotten. Raises OSError."""
         self._asked += 1
         number = self._chance.getrandbits(16)
         while number in self._waiting:
             number = self._chance.getrandbits(16)
-        future: asyncio.Future[bytes] = self._loop.create_future()
-        self._waiting[number] = (message, future)
-        try:
-            self._sock.send(number.to_bytes(2, "big") + message[2:])
-            return await future
-        finally:
-            self._waiting.pop(number, None)
-            if self._retired and not self._waiting:
-                self.close(ConnectionAbortedError())
+        self._sock.send(number.to_bytes(2, "big") + message[2:])
+        timer = self._loop.call_later(seconds, self._late, number)
+        query = self._waiting[number] = _Query(number, message, end, told, timer)
+        return query
+
+    def forget(self, query: _Query) -> None:
+        """Nobody waits for that answer any more. Idempotent."""
+        if self._waiting.get(query.number) is query:
+            del self._waiting[query.number]
+            query.timer.cancel()
+            self._rest()
+
+    def _late(self, number: int) -> None:
+        query = self._waiting.pop(number)
+        self._rest()
+        query.told(TimeoutError())
+
+    def _rest(self) -> None:
+        if self._retired and not self._waiting:
+            self.close(ConnectionAbortedError())
 
     def retire(self) -> None:
         """Take no more queries; close when those under way are over."""
         self._retired = True
-        if not self._waiting:
-            self.close(ConnectionAbortedError())
+        self._rest()
 
     def _readable(self) -> None:
         for _ in range(READS_AT_ONCE):
@@ -187,30 +255,31 @@ class _Port:
                 self.close(error)
                 return
             number = int.from_bytes(answer[:2], "big")
-            message, future = self._waiting.get(number, (b"", None))
-            if future is not None and not future.done() and _answers(message, answer):
-                future.set_result(message[:2] + answer[2:])
+            query = self._waiting.get(number)
+            if query is not None and _answers(query.message, query.end, answer):
+                self.forget(query)
+                query.told(query.message[:2] + answer[2:])
+                if self._sock.fileno() < 0:
+                    return
 
     def close(self, error: OSError) -> None:
         """Everybody who waits gets `error`. Idempotent."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
-        for _, future in self._waiting.values():
-            if not future.done():
-                future.set_exception(error)
+        waiting, self._waiting = self._waiting, {}
+        for query in waiting.values():
+            query.timer.cancel()
+            query.told(error)
 
 
-def _answers(message: bytes, answer: bytes) -> bool:
-    """Whether `answer` is one to the question in `message`: letters may differ in case (RFC 1035 section 2.3.3)."""
+def _answers(message: bytes, end: int, answer: bytes) -> bool:
+    """Whether `answer` is one to the question in `message`, which ends at `end`."""
     if len(answer) < wire.HEADER or wire.is_query(answer):
         return False
     if answer[4:6] == b"\0\0":
         return wire.rcode(answer) != wire.NOERROR  # who cannot parse the question need not repeat it
-    try:
-        return wire.question(answer) == wire.question(message)
-    except wire.MalformedError:
-        return False
+    return wire.same_question(message, end, answer)
 
 
 def _address(server: str) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:

@@ -4,6 +4,7 @@ from tproxy.dns import alias, wire
 from tproxy.dns.choice import Authority, Choice
 from tproxy.dns.forward import LaptopResolvers
 from tproxy.dns.server import DnsServer
+from tproxy.dns.wire import Question
 from tproxy_cli.daemon.outbound.way import Way
 
 SOA = 6
@@ -25,8 +26,7 @@ class HostNames:
         """Stop."""
         await self.server.close()
 
-    async def _ask(self, query: bytes, tcp: bool) -> bytes:
-        asked = wire.question(query)
+    async def _ask(self, query: bytes, asked: Question, tcp: bool) -> bytes:
         if full := alias.expanded(asked.name, self._way.resolv_conf, self._way.has_service):
             answer = await self._way.query(wire.make_query(full, asked.kind, payload=4096))
             # A name that the cluster does not have after all may be the laptop's.

@@ -1,7 +1,6 @@
 """What of the tunnel's connections `Outbound` serves itself: UDP flows, DNS questions, and a short text."""
 
 import asyncio
-import secrets
 
 from tproxy.dns import wire
 from tproxy.errors import ClusterError
@@ -15,6 +14,9 @@ QUERY_SECONDS = 12.0
 
 MAX_QUERIES = 200
 """Under way at a time; fewer than the node allows a session."""
+
+MAX_NUMBERS = 1 << 16
+"""Of queries."""
 
 TEXT_SECONDS = 10.0
 MAX_TEXT = 64 * 1024
@@ -75,22 +77,28 @@ class Questions(_Sink):
         self._endpoint = endpoint
         self._pod = pod
         self._conn: Conn | None = None
+        self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._room = asyncio.Semaphore(MAX_QUERIES)
+        self._number = 0
 
     async def ask(self, message: bytes) -> bytes:
         """The answer. Raises `TimeoutError`, and `ClusterError` if the node cannot ask."""
-        async with asyncio.timeout(QUERY_SECONDS), self._room:
-            number = secrets.randbits(16)
+        async with self._room:
+            # Nobody but the node can answer here, and it asks under numbers of its own: ours need not be random.
+            number = (self._number + 1) % MAX_NUMBERS
             while number in self._waiting:
-                number = secrets.randbits(16)
-            future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                number = (number + 1) % MAX_NUMBERS
+            self._number = number
+            future: asyncio.Future[bytes] = self._loop.create_future()
             self._waiting[number] = future
+            timer = self._loop.call_later(QUERY_SECONDS, _fail, future, TimeoutError())
             try:
                 # What finds no room in the tunnel is dropped there; a client asks again.
                 self._open().write_datagram(number.to_bytes(2, "big") + message[2:])
                 return message[:2] + (await future)[2:]
             finally:
+                timer.cancel()
                 del self._waiting[number]
 
     def _open(self) -> Conn:
@@ -109,8 +117,12 @@ class Questions(_Sink):
         """The node cannot, or the tunnel is gone."""
         self._conn = None
         for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(ClusterError(f"the cluster's DNS cannot be asked: {detail or reason.value}"))
+            _fail(future, ClusterError(f"the cluster's DNS cannot be asked: {detail or reason.value}"))
+
+
+def _fail(future: asyncio.Future[bytes], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 class _Text(_Sink):

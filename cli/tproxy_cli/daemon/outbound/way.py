@@ -123,9 +123,10 @@ class Way:
         if (kept := self._answers.get(message)) is not None:
             return kept
         answer = await self._questions.ask(message)
-        with suppress(wire.MalformedError):
-            if f".{wire.question(message).name}".endswith(f".{self.resolv_conf.cluster_domain}"):
-                self._cluster.addresses.learn(address for address, _ in wire.addresses(answer))
+        if wire.rcode(answer) == wire.NOERROR:  # what says that there is nothing names no addresses
+            with suppress(wire.MalformedError):
+                if f".{wire.question(message).name}".endswith(f".{self.resolv_conf.cluster_domain}"):
+                    self._cluster.addresses.learn(address for address, _ in wire.addresses(answer))
         self._answers.put(message, answer)
         return answer
 

@@ -8,6 +8,7 @@ from tproxy.dns import wire
 from tproxy.dns.choice import Authority, Choice, inner_search
 from tproxy.dns.forward import LaptopResolvers
 from tproxy.dns.server import DnsServer
+from tproxy.dns.wire import Question
 from tproxy_cli.daemon.outbound.port import Outbound
 from tproxy_cli.daemon.runs.places import Places
 
@@ -30,9 +31,9 @@ class Names:
         """Stop."""
         await self._server.close()
 
-    async def _ask(self, query: bytes, tcp: bool) -> bytes:
+    async def _ask(self, query: bytes, asked: Question, tcp: bool) -> bytes:
         choice = Choice(self._outbound.resolv_conf, self._laptop.configuration.search, self._places.in_cluster)
-        match choice.of(wire.question(query)):
+        match choice.of(asked):
             case Authority.NOBODY:
                 return wire.answer_without_records(query, wire.NXDOMAIN)
             case Authority.CLUSTER:

@@ -40,6 +40,7 @@ class CallStream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._batches: deque[bytes] = deque()
         self._reader: asyncio.Future[bytes | None] | None = None
+        self._receive: Callable[[bytes], None] | None = None  # who gets batches past the reader
         self._room: asyncio.Future[None] | None = None  # of whoever waits to write
         self._writable = True
         self._reading = True
@@ -67,6 +68,16 @@ class CallStream(asyncio.Protocol):
             return None
         self._reader = self._loop.create_future()
         return await self._reader
+
+    async def each(self, receive: Callable[[bytes], None]) -> None:
+        """Give `receive` each batch of the peer's, as soon as it is there, until it sends no more.
+
+        Raises `StreamLostError`, and what `receive` raises.
+        """
+        while self._batches:
+            receive(await self.read() or b"")
+        self._receive = receive
+        await self.read()
 
     async def write(self, batch: bytes) -> None:
         """Send a batch; returns when there is room for another one. Raises `StreamLostError`."""
@@ -135,7 +146,13 @@ class CallStream(asyncio.Protocol):
     # What the call says
 
     def _message(self, message: bytes) -> None:
-        if self._reader is not None and not self._reader.done():
+        if self._receive is not None:
+            if not self._ended:
+                try:
+                    self._receive(message)
+                except Exception as error:
+                    self._lose(error)
+        elif self._reader is not None and not self._reader.done():
             self._reader.set_result(message)
         else:
             self._batches.append(message)

@@ -113,6 +113,14 @@ class Outbox:
         """Whether `take` would return something."""
         return self._waiting
 
+    @property
+    def alone(self) -> bool:
+        """Whether at most one connection has something to say, and that not much."""
+        fresh, busy = self._fresh, self._busy
+        if busy or len(self._control) + len(self._owed) + len(fresh) > 1:
+            return False
+        return not fresh or len(fresh[0]._datagrams) <= 1
+
     def oldest(self, now: float) -> float:
         """Age in seconds of what has waited longest although it may be sent."""
         if not self._waiting:

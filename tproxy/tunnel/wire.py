@@ -2,7 +2,8 @@
 
 A `Batch` only holds repeated frames, and the concatenation of two serialised protobuf messages is their merge: so
 every frame is encoded on its own, as a batch of one, and a batch is the join of them. DATA is most of the traffic:
-it is written and read here by hand (same bytes, no message objects); every other frame goes through protobuf.
+it is written and read here by hand (same bytes, no message objects), DATAGRAM written; every other frame goes through
+protobuf.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ MAX_CONTROL_BYTES = 4096
 _FRAME = b"\x0a"  # Batch.frames: field 1, length-delimited
 _CONN = 0x08  # Frame.conn: field 1, varint
 _DATA = 0x32  # Frame.data: field 6, length-delimited
+_DATAGRAM = 0x52  # Frame.datagram: field 10, length-delimited
 
 _KINDS = {
     FlowKind.INBOUND: pb.Open.KIND_INBOUND,
@@ -118,7 +120,9 @@ def reset_frame(conn: int, reason: ResetReason, detail: str) -> bytes:
 
 def datagram_frame(conn: int, payload: bytes) -> bytes:
     """DATAGRAM as a batch of one."""
-    return _batch(pb.Frame(conn=conn, datagram=payload))
+    length = varint(len(payload))
+    inner = bytes((_CONN,)) + varint(conn) + bytes((_DATAGRAM,)) + length
+    return _FRAME + varint(len(inner) + len(payload)) + inner + payload
 
 
 def ping_frame(value: int) -> bytes:

@@ -19,9 +19,8 @@ class _Silent:
     def __init__(self) -> None:
         self._ended = asyncio.Event()
 
-    async def read(self) -> bytes | None:
+    async def each(self, receive: Callable[[bytes], None]) -> None:
         await self._ended.wait()
-        return None
 
     async def write(self, batch: bytes) -> None:
         """Gone."""

@@ -1,6 +1,7 @@
 """A tunnel without a network: two endpoints joined by queues."""
 
 import asyncio
+from collections.abc import Callable
 
 from tproxy.tunnel.endpoint import Endpoint, StreamLostError
 
@@ -13,8 +14,9 @@ class MemoryStream:
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._over = False
 
-    async def read(self) -> bytes | None:
-        return None if self._over else await self._inbox.get()
+    async def each(self, receive: Callable[[bytes], None]) -> None:
+        while not self._over and (batch := await self._inbox.get()) is not None:
+            receive(batch)
 
     async def write(self, batch: bytes) -> None:
         if self._over:

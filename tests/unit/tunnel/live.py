@@ -37,8 +37,9 @@ class Pipe:
         one.other, other.other = other, one
         return one, other
 
-    async def read(self) -> bytes | None:
-        return await self._incoming.get()
+    async def each(self, receive: Callable[[bytes], None]) -> None:
+        while (batch := await self._incoming.get()) is not None:
+            receive(batch)
 
     async def write(self, batch: bytes) -> None:
         await self.held.wait()

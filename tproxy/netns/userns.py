@@ -22,8 +22,11 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+RIGHTS = "rights in a user namespace"
+
+
 class RestrictedError(Exception):
-    """The system does not let this user do that; `step` says what, `errno` how."""
+    """The system does not let this user have that; `step` says what, `errno` how."""
 
     def __init__(self, step: str, number: int) -> None:
         super().__init__(f"{step}: {os.strerror(number)}")
@@ -77,7 +80,7 @@ def create() -> bool:
     # One after the other, so that it is known which of them is the one that cannot be had.
     for step, flag in (("user", CLONE_NEWUSER), ("network", CLONE_NEWNET), ("mount", CLONE_NEWNS)):
         if (number := _unshare(flag)) is not None:
-            raise RestrictedError(f"{step} namespace", number)
+            raise RestrictedError(f"a {step} namespace", number)
         if flag == CLONE_NEWUSER:
             _map(uid, gid)
     _keep_mounts()
@@ -90,7 +93,8 @@ def _map(uid: int, gid: int) -> None:
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(text)
         except OSError as error:
-            raise RestrictedError(name, error.errno or errno.EPERM) from error
+            # As AppArmor has it: the namespace is there, but none of the rights that go with it.
+            raise RestrictedError(RIGHTS, error.errno or errno.EPERM) from error
 
 
 def _keep_mounts() -> None:

@@ -14,6 +14,7 @@ could not reach anything any more.
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -93,7 +94,8 @@ def _complaint(error: Exception) -> Json:
     if isinstance(error, RestrictedError):
         return {"error": {"step": error.step, "errno": error.errno}}
     if isinstance(error, OSError):
-        return {"error": {"step": error.strerror or "set-up", "errno": error.errno or 0}}
+        forbidden = error.errno in (errno.EPERM, errno.EACCES)
+        return {"error": {"step": userns.RIGHTS if forbidden else "a network of its own", "errno": error.errno or 0}}
     return {"error": {"step": f"rules: {error}", "errno": 0}}
 
 
@@ -121,7 +123,7 @@ def _serve_command_line(command_line: socket.socket, message: Json, scratch: str
             mounts.Plan(tuple((path, text) for path, text in message["mounts"]), tuple(message["hide"])), scratch
         )
     except OSError as error:
-        answer = {"error": {"step": f"mount on {error.filename}", "errno": error.errno or 0}}
+        answer = {"error": {"step": f"a mount on {error.filename}", "errno": error.errno or 0}}
     packets.send(command_line, answer)
 
 

@@ -5,15 +5,20 @@ import contextlib
 import json
 import os
 import re
+import select
+import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from tproxy_node.child import Child
 
 from tests.kernel.namespaces import OUTSIDE_IP4, POD_IP4, POD_IP6, PodNetwork
+from tproxy.trace.packets import PacketSocket
 from tproxy.trace.pcapng import PACKET, Blocks
 
 PORT = 8080
@@ -159,6 +164,55 @@ def test_what_nobody_reads_is_dropped_and_counted(network: PodNetwork, tmp_path:
             await capture.until_counted(received - dropped)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", [("set", "eth0", "down"), ("delete", "eth0")])
+def test_an_interface_that_is_gone_is_waited_for(network: PodNetwork, how: tuple[str, ...]) -> None:
+    one = PacketSocket(network.pod.netns, "eth0", PORT, 80)
+    try:
+        network.pod.run("ip", "link", *how)
+        assert select.select([one], [], [], 5)[0], "the kernel says so"
+        assert list(one.read()) == []
+        assert not select.select([one], [], [], 0)[0], "and then no more: else whoever waits for packets would spin"
+    finally:
+        one.close()
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="no tshark on this machine")
+def test_what_wireshark_says(network: PodNetwork, tmp_path: Path) -> None:
+    """Its own reader, which knows more of the format than tcpdump's: names, comments, directions, nanoseconds."""
+    fields = ("frame.interface_name", "frame.packet_flags_direction", "frame.len", "frame.cap_len", "frame.time_epoch")
+    began = time.time()
+
+    async def scenario() -> Capture:
+        async with capturing(network, tmp_path, port=PORT, snap_length=80) as capture:
+            await talk(network, POD_IP4, data=bytes(500))
+            await capture.until_counted(5)
+        return capture
+
+    capture = asyncio.run(scenario())
+    capture.shown()
+    for source in (("-r", str(tmp_path / "captured.pcapng")), ("-i", "-", "-c", str(capture.packets))):
+        with (tmp_path / "captured.pcapng").open("rb") as piped:
+            done = subprocess.run(
+                ["tshark", *source, "-Tfields", "-Eseparator=,", *(word for field in fields for word in ("-e", field))],
+                stdin=piped, capture_output=True, text=True, check=True, timeout=60,
+            )  # fmt: skip
+        packets = [line.split(",") for line in done.stdout.splitlines()]
+        assert len(packets) == capture.packets
+        assert {name for name, *_ in packets} == {"eth0"}
+        assert {int(direction, 16) for _, direction, *_ in packets} == {1, 2}, "to the pod, and from it"
+        assert max(int(length) for *_, length, _, _ in packets) > 500
+        assert {int(kept) for *_, kept, _ in packets} <= {*range(81)}
+        times = [float(moment) for *_, moment in packets]
+        assert times == sorted(times)
+        assert began <= times[0] <= times[-1] <= time.time()
+    told = subprocess.run(
+        ["capinfos", "-M", str(tmp_path / "captured.pcapng")], capture_output=True, text=True, check=True
+    )
+    assert "Capture comment:     shop/web-1" in told.stdout
+    assert "Filter string = port 8080" in told.stdout
+    assert "Number of interfaces in file: 2" in told.stdout
 
 
 def test_it_ends_with_its_reader(network: PodNetwork, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ class PacketSocket:
         at = self._next * BLOCK
         _, _, status, count, first = _BLOCK.unpack_from(self._ring, at)
         if not status & _USER:
+            # An interface that goes down makes the socket readable until somebody asks why.
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return
         position = at + first
         for _ in range(count):

@@ -64,6 +64,11 @@ class Route:
         personal = {choice.intercept for _, choice in self.personal}
         return frozenset(personal | {self.intercept} if self.intercept else personal)
 
+    @property
+    def sessions(self) -> frozenset[str]:
+        """The UIDs of those whom the port is steered for."""
+        return frozenset({self.session, *(choice.session for _, choice in self.personal)} - {""})
+
 
 Routes = Mapping[int, Route]
 """By port of the pod, of one protocol."""

@@ -30,6 +30,7 @@ from tproxy_node.plan import PodRef
 if TYPE_CHECKING:
     from tproxy.http.port import Choice
     from tproxy.tunnel.conn import Conn
+    from tproxy.tunnel.endpoint import Endpoint
 
 KEPT = 4096
 """Ended connections that are remembered, and requests."""
@@ -72,6 +73,7 @@ class Flow:
         "protocol",
         "reason",
         "session",
+        "stream",
         "transport",
     )
 
@@ -103,6 +105,7 @@ class Flow:
         self.end = ""
         self._said = b""  # by the kernel, when it ended
         self.conn: Conn | None = None  # its other half, in the tunnel
+        self.stream: Endpoint | None = None  # which is in this one
 
     def measure(self) -> Carried | None:
         """What the kernel says of its client's connection, now or when it ended; None if it says nothing."""
@@ -121,14 +124,14 @@ class Flow:
             self.ended = now = time.monotonic()
             if self.flows.may_ask(now):
                 self._said = self._ask()
-            self.transport = self.conn = None
+            self.transport = self.conn = self.stream = None
             self.end = self.end or end
             self.flows.ended(self)
 
     def moved(self) -> None:
         """It goes on as another one: this one has never been."""
         self.flows.live.discard(self)
-        self.transport = self.conn = None
+        self.transport = self.conn = self.stream = None
         self.ended = self.ended or time.monotonic()
 
 

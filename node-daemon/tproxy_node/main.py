@@ -106,7 +106,7 @@ class Daemon:
             options, self._steering.name, self._mirror, self._sessions, self._reconciler, self._relay, self._lease
         )
         Status(here).join(questions)
-        FlowsAnswer(self._relay.flows, self._sessions, self._reconciler).join(questions)
+        FlowsAnswer(here).join(questions)
         subjects = Subjects(lambda: self._mirror.pods, places, options.node)
         Traces(subjects, self._relay).join(questions)
         Captures(subjects).join(questions)

@@ -348,7 +348,7 @@ class PodRelay:
         request = OpenRequest(FlowKind.INBOUND, destination, source, route.intercept, str(self.pod))
         conn = stream.open(request, connection)
         connection.join(conn)
-        connection.flow, flow.conn = flow, conn
+        connection.flow, flow.conn, flow.stream = flow, conn, stream
         if route.probes == "laptop":
             self._relay.opened["laptop"] += 1
             transport.set_protocol(connection)

@@ -1,9 +1,10 @@
 """The answer to `flows` for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tproxy.debug.answer import Json
+from tproxy.text.printable import printable
 from tproxy.text.table import cell, render
 from tproxy.text.units import latency, size
 
@@ -18,15 +19,29 @@ def text(answer: Sequence[Json]) -> str:
     """All of it."""
     rows = [row(one) for one in answer if "flow" in one or "request" in one]
     lines = [render(COLUMNS, rows)] if rows else ["no connections: nothing has come to an intercepted port here"]
-    staying = [one["staying"] for one in answer if "staying" in one]
-    if staying:
-        lines.append("")
-    lines += [
-        f"{one['pod']}: connections to port {one['port']} still with the app, from before its intercept:"
-        f" {one['connections']} ({one['why']})"
-        for one in staying
-    ]
-    return "\n".join(lines)
+    remarks = [remark for one in answer for remark in remarks_of(one)]
+    return "\n".join([*lines, *([""] if remarks else []), *remarks])
+
+
+def remarks_of(one: Json) -> Iterator[str]:
+    """What is said of ports rather than of connections, in a line."""
+    if "staying" in one:
+        told = one["staying"]
+        yield (
+            f"{told['pod']}: connections to port {told['port']} still with the app, from before its intercept:"
+            f" {told['connections']} ({told['why']})"
+        )
+    if "untouched" in one:
+        yield _untouched(one["untouched"])
+
+
+def _untouched(port: dict[str, Any]) -> str:
+    number = f"{port['port']}{'' if port['protocol'] == 'TCP' else '/udp'}"
+    whose = ", ".join(f"{owner['intercept']} of {owner['user']}@{owner['host']}" for owner in port["owners"])
+    said = f"{port['pod']}: nothing has come to port {number}, which {whose} intercepts"
+    if port["elsewhere"] and not port["services"]:
+        said += f"; no Service sends to it: {', '.join(port['elsewhere'])}"
+    return printable(said)
 
 
 def row(one: Json) -> list[object]:
@@ -36,7 +51,7 @@ def row(one: Json) -> list[object]:
     flow: dict[str, Any] = one["flow"]
     return [
         _clock(flow["began"]),
-        one.get("what") or flow["state"],
+        one.get("what") or ("waiting" if flow.get("waits") else flow["state"]),
         flow["client"],
         flow["destination"] + ("" if flow["protocol"] == "TCP" else "/udp"),
         flow["pod"],
@@ -76,9 +91,21 @@ def _request(request: dict[str, Any]) -> list[object]:
 
 def _waiting(flow: dict[str, Any]) -> str | None:
     """What holds an open connection up."""
-    if flow.get("tunnelQueued") and not flow.get("tunnelCredit"):
-        return f"{size(flow['tunnelQueued'])} wait for the local app to read"
-    return f"{size(flow['tunnelQueued'])} wait for the tunnel" if flow.get("tunnelQueued") else None
+    waits = flow.get("waits")
+    if waits is None:
+        return None
+    queued = f"{size(flow['tunnelQueued'])} wait" if flow.get("tunnelQueued") else "waits"
+    match waits["for"]:
+        case "laptop" if flow["tunnelQuietSeconds"] == waits["seconds"]:
+            return f"{queued} for the laptop, which has said nothing for {waits['seconds']:.1f} s"
+        case "laptop":
+            return f"{queued} for the laptop to open it, {waits['seconds']:.1f} s so far"
+        case "local-app":
+            return f"{queued} for the local app to read"
+        case "tunnel":
+            return f"{queued} for the tunnel"
+        case _:
+            return f"no answer for {waits['seconds']:.1f} s"
 
 
 def _clock(iso: str) -> str:

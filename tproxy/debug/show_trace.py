@@ -91,7 +91,7 @@ def _what(event: Json) -> str:
                 for name, word in (("connectMicroseconds", "handshake"), ("openMicroseconds", "open for"))
                 if name in event
             ]
-            return "  ".join([f"{event.get('from')} -> {event.get('to')}", *times])
+            return "  ".join([f"{event.get('from')} -> {event.get('to')}", *times, *_app_has(event)])
         case "drop":
             return f"{event.get('protocol')} {event.get('direction')} {event.get('reason')}".rstrip()
         case "overflow":
@@ -102,6 +102,13 @@ def _what(event: Json) -> str:
             return _steered(event)
         case _:
             return " ".join(str(event[name]) for name in ("state", "reason") if event.get(name)) or "-"
+
+
+def _app_has(event: Json) -> Iterator[str]:
+    """That a new connection is the app's for being to another port than those intercepted."""
+    ports = event.get("intercepted")
+    if isinstance(ports, Sequence) and ports:
+        yield f"the app's: of this pod {', '.join(map(str, ports))} is intercepted"
 
 
 def _steered(event: Json) -> str:

@@ -31,13 +31,16 @@ class _Asked(Protocol):
 @dataclass(frozen=True, slots=True)
 class Carried:
     """What a connection has carried so far, in bytes: what has been sent, each byte once (before Linux 4.19: what its
-    peer has acknowledged), and received; the round trip in seconds, segments sent again, whether it is established."""
+    peer has acknowledged), and received; the round trip in seconds, segments sent again, whether it is established.
+    `unanswered` are the seconds since its peer said what nothing has been sent after; None if it has been answered, or
+    has said nothing. Both within one tick of the kernel's clock (1 to 10 ms) count as answered."""
 
     sent: int
     received: int
     rtt: float
     retransmitted: int
     established: bool
+    unanswered: float | None
 
     @staticmethod
     def ask(sock: _Asked) -> bytes:
@@ -53,7 +56,9 @@ class Carried:
             # What is under way when a connection ends is not acknowledged yet, and has been sent all the same.
             all_sent, sent_again = _SENT.unpack_from(data, _AT_SENT)
             sent = all_sent - sent_again
-        return cls(sent, received, rtt / 1e6, again, data[0] == ESTABLISHED)
+        sent_ago, _, received_ago = _TIMES.unpack_from(data, _AT_TIMES)
+        waits = received and (not sent or received_ago < sent_ago)
+        return cls(sent, received, rtt / 1e6, again, data[0] == ESTABLISHED, received_ago / 1000 if waits else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,11 @@ class Conn:
         self._last_words = b""  # RESET, to follow what the peer is still ready to receive
 
     @property
+    def opened(self) -> bool:
+        """Whether the side that did not ask for the connection has its far end."""
+        return self._accepted
+
+    @property
     def queued(self) -> int:
         """Bytes written that have not left in a batch."""
         return self._queued

@@ -2,6 +2,7 @@
 
     {"flow": {...}}      a connection, open or ended
     {"request": {...}}   one request on a port with personal intercepts
+    {"untouched": {...}} an intercepted port that nothing has come to: it may be the wrong one
     {"staying": {...}}   connections that the app has had since before its intercept, which nobody looks into
     {"lost": N}          events that the follower was too slow for
 
@@ -16,10 +17,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tproxy.errors import InvalidError
+from tproxy.model.intercept import InterceptPort
 from tproxy_node.debug.questions import Asker, Question, Questions, Reply
-from tproxy_node.flows import KEPT, Event, Flow, Flows, Request
-from tproxy_node.reconcile import Reconciler
-from tproxy_node.sessions import Sessions
+from tproxy_node.debug.services import elsewhere, targets
+from tproxy_node.debug.status import Here, owners
+from tproxy_node.debug.waiting import InTunnel, waits_for
+from tproxy_node.flows import KEPT, Event, Flow, Request
 
 RECENT = 200
 """Ended connections, and requests, that are shown unless more are asked for."""
@@ -51,10 +54,10 @@ class _Filter:
 class FlowsAnswer:
     """Answers it."""
 
-    def __init__(self, flows: Flows, sessions: Sessions, reconciler: Reconciler) -> None:
-        self._flows = flows
-        self._sessions = sessions
-        self._reconciler = reconciler
+    def __init__(self, here: Here) -> None:
+        self._here = here
+        self._flows = here.relay.flows
+        self._sessions = here.sessions
 
     def join(self, questions: Questions) -> None:
         """Answer from now on."""
@@ -94,12 +97,40 @@ class FlowsAnswer:
             await reply.line(self._event(event))
             if number % 64 == 63:
                 await asyncio.sleep(0)
+        for untouched in self._untouched(wanted):
+            await reply.line({"untouched": untouched})
         if wanted.who.everything and not wanted.intercept:
             for staying in self._staying(wanted.pod):
                 await reply.line({"staying": staying})
 
+    def _untouched(self, wanted: _Filter) -> Iterator[Json]:
+        """Of the pods that are steered now, with what Services send to instead."""
+        here = self._here
+        touched = {(flow.pod.uid, flow.destination.port, flow.protocol) for flow in self._flows.live}
+        for one in here.relay.counts():
+            kernel, steered = one.kernel, here.reconciler.pods.get(one.pod.uid)
+            came = kernel.steered + kernel.lease_expired + kernel.no_listener + kernel.passed
+            if steered is None or came or (one.pod.uid, one.port, one.protocol) in touched:
+                continue
+            route = steered.routes.get(InterceptPort(one.port, one.protocol))
+            if route is None or wanted.pod not in ("", str(one.pod)):
+                continue
+            whose = owners(route, here)
+            if wanted.intercept and all(each["intercept"] != wanted.intercept for each in whose):
+                continue
+            if wanted.who.everything or wanted.who.session in route.sessions:
+                sent = list(targets(here.mirror.services, steered.place.pod))
+                yield {
+                    "pod": str(one.pod),
+                    "port": one.port,
+                    "protocol": one.protocol,
+                    "owners": whose,
+                    "services": [name for name, target in sent if target == one.port],
+                    "elsewhere": elsewhere(sent, one.port),
+                }
+
     def _staying(self, wanted: str) -> Iterator[Json]:
-        for steered in self._reconciler.pods.values():
+        for steered in self._here.reconciler.pods.values():
             relay = steered.relay
             if relay.pool is not None and wanted in ("", str(relay.pod)):
                 for port, one in relay.pool.staying.items():
@@ -131,8 +162,18 @@ class FlowsAnswer:
         }
         if carried is not None:
             shown |= {"rttSeconds": carried.rtt, "retransmitted": carried.retransmitted}
-        if flow.conn is not None:
-            shown |= {"tunnelQueued": flow.conn.queued, "tunnelCredit": flow.conn.credit}
+        tunnel = None
+        if flow.conn is not None and flow.stream is not None:
+            tunnel = InTunnel(flow.conn.opened, flow.conn.queued, flow.conn.credit, flow.stream.stats.quiet)
+            shown |= {
+                "tunnelOpened": tunnel.opened,
+                "tunnelQueued": tunnel.queued,
+                "tunnelCredit": tunnel.credit,
+                "tunnelQuietSeconds": round(tunnel.quiet, 3),
+            }
+        waiting = None if flow.ended else waits_for(shown["seconds"], carried, tunnel)
+        if waiting is not None:
+            shown["waits"] = {"for": waiting.what, "seconds": waiting.seconds and round(waiting.seconds, 3)}
         return shown
 
     def _request(self, request: Request) -> Json:

@@ -10,11 +10,9 @@ from typing import Literal
 from tproxy.steer.port import SteeredPort
 from tproxy_node.debug.facts import Candidate, Facts
 from tproxy_node.debug.seen import differences
+from tproxy_node.debug.waiting import SILENT_SECONDS
 
 Outcome = Literal["ok", "no", "note"]
-
-SILENT_SECONDS = 3.0
-"""A live tunnel is heard every 2 s."""
 
 STALLED_SECONDS = 1.0
 """Bytes that a laptop is ready for are gone in far less."""

@@ -113,8 +113,9 @@ class Status:
         now: PodRoutes = steered.routes if steered is not None else {}
         ports = sorted({*asked, *now})
         if not who.everything:
-            sessions = {port: _sessions(asked.get(port)) | _sessions(now.get(port)) for port in ports}
-            ports = [port for port in ports if who.session in sessions[port]]
+            ports = [
+                port for port in ports if _is_for(who.session, asked.get(port)) or _is_for(who.session, now.get(port))
+            ]
             if not ports:
                 return None
         shown: Json = {"ports": [self._port(port, now.get(port), asked.get(port)) for port in ports]}
@@ -170,31 +171,32 @@ class Status:
 
     def _port(self, port: InterceptPort, now: Route | None, asked: Route | None) -> Json:
         route = now or asked
-        intercepts = route.intercepts if route is not None else frozenset()
         return {
             "port": port.port,
             "protocol": port.protocol,
-            "owners": [self._owner(one) for one in self._here.mirror.intercepts if one.uid in intercepts],
+            "owners": owners(route, self._here),
             "speaks": route.speaks if route is not None else "",
         }
 
-    def _owner(self, intercept: Intercept) -> Json:
-        session = self._here.sessions.of(intercept.session_uid)
-        return {
-            "intercept": f"{intercept.namespace}/{intercept.name}",
-            **_who(session),
-            "since": intercept.created.isoformat(timespec="seconds") if intercept.created is not None else None,
-            "match": str(intercept.match) if intercept.match is not None else "",
-        }
+
+def owners(route: Route | None, here: Here) -> list[Json]:
+    """Whose intercepts make a port go there."""
+    wanted = route.intercepts if route is not None else frozenset()
+    return [_owner(one, here.sessions.of(one.session_uid)) for one in here.mirror.intercepts if one.uid in wanted]
 
 
-def _who(session: Session | None) -> Json:
-    return {"user": session.user, "host": session.host} if session is not None else {"user": "", "host": ""}
+def _owner(intercept: Intercept, session: Session | None) -> Json:
+    return {
+        "intercept": f"{intercept.namespace}/{intercept.name}",
+        "user": session.user if session is not None else "",
+        "host": session.host if session is not None else "",
+        "since": intercept.created.isoformat(timespec="seconds") if intercept.created is not None else None,
+        "match": str(intercept.match) if intercept.match is not None else "",
+    }
 
 
-def _sessions(route: Route | None) -> set[str]:
-    """UIDs of those whom a port is steered for."""
-    return set() if route is None else {route.session, *(choice.session for _, choice in route.personal)} - {""}
+def _is_for(session: str, route: Route | None) -> bool:
+    return route is not None and session in route.sessions
 
 
 def steered_port(port: InterceptPort) -> SteeredPort:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tproxy.errors import ClusterError, InvalidError, TproxyError
@@ -40,6 +40,8 @@ _AT_ONCE = 100  # namespaces in one message
 _BUSY = "too many traces run on this node"
 
 Json = dict[str, Any]
+_Intercepted = Mapping[tuple[str, str], frozenset[int]]
+"""TCP ports that are intercepted now, by namespace and name of the pod."""
 
 
 class Traces:
@@ -74,6 +76,9 @@ class Traces:
         finally:
             self._running -= 1
 
+    def _intercepted(self) -> "_Intercepted":
+        return {(one.pod.namespace, one.pod.name): frozenset(one.routes) for one in self._relay.pods}
+
     async def _run(self, asked: "_Asked", seconds: float, reply: Reply) -> None:
         try:
             child = await Child.start(MODULE)
@@ -88,7 +93,7 @@ class Traces:
                 if "steer" in asked.events:
                     steered = Steered(self._relay.flows, self._relay.counts, asked.port)
                     closing.callback(steered.close)
-                trace = _Trace(asked, child, self._subjects, steered)
+                trace = _Trace(asked, child, self._subjects, steered, self._intercepted)
                 await trace.follow()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
@@ -145,11 +150,20 @@ class _Lines:
 class _Trace:
     """One that runs."""
 
-    def __init__(self, asked: _Asked, child: Child, subjects: Subjects, steered: Steered | None) -> None:
+    def __init__(
+        self,
+        asked: _Asked,
+        child: Child,
+        subjects: Subjects,
+        steered: Steered | None,
+        intercepted: Callable[[], _Intercepted],
+    ) -> None:
         self._asked = asked
         self._child = child
         self._subjects = subjects
         self._steered = steered
+        self._intercepted = intercepted
+        self._ports = intercepted()
         self._watched: dict[str, tuple[Pod, int]] = {}  # by UID; the namespace's inode
 
     async def follow(self) -> None:
@@ -182,9 +196,13 @@ class _Trace:
             if "summary" in line and self._steered is not None:
                 line["summary"]["events"]["steer"] = self._steered.total + self._steered.lost
                 line["summary"]["lost"] += self._steered.lost
+            if line.get("event") == "state" and line["to"] == "SYN_RECV":
+                line |= self._passed_by(line)
             await reply.line(line)
             # Summaries come twice a second: that is often enough to look at the rest.
             now = loop.time()
+            if "summary" in line:
+                self._ports = self._intercepted()
             if self._steered is not None and now - looked >= LOOK_SECONDS:
                 looked = now
                 for event in self._steered.look(self._watched.__contains__):
@@ -192,6 +210,12 @@ class _Trace:
             if now - followed >= FOLLOW_SECONDS:
                 followed = now
                 await self.follow()
+
+    def _passed_by(self, line: Json) -> Json:
+        """Of a new connection to a port that is not intercepted: the ports of its pod that are."""
+        ports = self._ports.get((line["namespace"], line["pod"]), frozenset())
+        port = int(line["local"].rpartition(":")[2])
+        return {"intercepted": sorted(ports)} if ports and port not in ports else {}
 
 
 def _named(place: Place) -> Json:

@@ -8,7 +8,7 @@ Arguments: `pod` (namespace/name), `port`, `protocol`; `from`, an address; `head
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from tproxy.errors import ClusterError, DeniedError, InvalidError
@@ -25,6 +25,7 @@ from tproxy_node.debug.facts import Candidate, Facts, Tried, Tunnel
 from tproxy_node.debug.questions import Question, Questions, Reply
 from tproxy_node.debug.reasons import explain
 from tproxy_node.debug.seen import Seen, look
+from tproxy_node.debug.services import elsewhere, targets
 from tproxy_node.debug.status import Here, own_cookies, steered_port
 from tproxy_node.debug.subjects import Subjects
 from tproxy_node.desired import Desired, Route
@@ -109,6 +110,7 @@ class Why:
             tried = await self._try(chosen, _uid(candidates, chosen), pod, port)
         ended = self._failures(pod, port)
         relay = steered.relay if steered is not None else None
+        services = list(targets(here.mirror.services, pod))
         return Facts(
             pod=f"{pod.namespace}/{pod.name}",
             node=here.options.node,
@@ -132,8 +134,8 @@ class Why:
             checker=asks_as_checker(headers, here.relay.probing.agents),
             probes=route.probes if route is not None else "app",
             older=self._older(steered, port, source),
-            sends=[name for name, target in self._services(pod) if target == port.port],
-            others=[f"Service {name} sends to {target}" for name, target in self._services(pod) if target != port.port],
+            sends=[name for name, target in services if target == port.port],
+            others=elsewhere(services, port.port),
         )
 
     async def _look(self, pod: Pod, steered: Steered | None) -> tuple[Seen | None, str]:
@@ -240,16 +242,6 @@ class Why:
             if flow.client.host == source
         )
         return max(0, _connections(steered.place.netns, port.port, source) - ours)
-
-    def _services(self, pod: Pod) -> Iterable[tuple[str, int]]:
-        """Services that send to the pod, and to which of its TCP ports."""
-        names = {one.name: one.number for container in pod.containers for one in container.ports if one.name}
-        for service in self._here.mirror.services:
-            if service.namespace == pod.namespace and service.selects(pod):
-                for one in service.ports:
-                    target = names.get(one.target) if isinstance(one.target, str) else one.target
-                    if target and one.protocol == "TCP":
-                        yield service.name, target
 
 
 async def try_local_app(stream: Endpoint, request: OpenRequest) -> Tried:

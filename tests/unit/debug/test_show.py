@@ -67,12 +67,29 @@ def test_differences_and_lost_tunnels_stand_out() -> None:
 
 def test_what_an_open_connection_waits_for() -> None:
     assert show_flows.row({"flow": FLOW})[-1] is None
-    assert show_flows.row({"flow": {**FLOW, "tunnelQueued": 2048}})[-1] == "2.0KiB wait for the tunnel"
-    waits = {**FLOW, "tunnelQueued": 2048, "tunnelCredit": 0}
-    assert show_flows.row({"flow": waits})[-1] == "2.0KiB wait for the local app to read"
+    quiet, queued = {**FLOW, "tunnelQuietSeconds": 0.4}, {"tunnelQueued": 2048}
+    for flow, what, seconds, said in (
+        (quiet | queued, "tunnel", None, "2.0KiB wait for the tunnel"),
+        (quiet | queued, "local-app", None, "2.0KiB wait for the local app to read"),
+        (quiet, "laptop", 0.6, "waits for the laptop to open it, 0.6 s so far"),
+        (quiet, "answer", 61.04, "no answer for 61.0 s"),
+        (quiet | {"tunnelQuietSeconds": 3.5}, "laptop", 3.5, "waits for the laptop, which has said nothing for 3.5 s"),
+    ):
+        row = show_flows.row({"flow": flow | {"waits": {"for": what, "seconds": seconds}}})
+        assert (row[1], row[-1]) == ("waiting", said)
     text = show_flows.text([{"flow": FLOW}, {"staying": {"pod": "a/b", "port": 1, "connections": 2, "why": "no HTTP"}}])
     assert "a/b: connections to port 1 still with the app, from before its intercept: 2 (no HTTP)" in text
     assert show_flows.line(show_flows.row({"flow": FLOW})).startswith("10:11:12.345   open")
+
+
+def test_a_port_that_nothing_has_come_to() -> None:
+    port = {"pod": "a/b", "port": 90, "protocol": "TCP", "owners": [OWNER], "services": [], "elsewhere": []}
+    said = "a/b: nothing has come to port 90, which shop/web of ada@laptop intercepts"
+    assert show_flows.text([{"untouched": port}]).splitlines()[-1] == said
+    wrong = {**port, "elsewhere": ["Service web sends to 80"]}
+    (line,) = show_flows.remarks_of({"untouched": wrong})
+    assert line == f"{said}; no Service sends to it: Service web sends to 80"
+    assert list(show_flows.remarks_of({"untouched": {**wrong, "services": ["other"]}})) == [said]
 
 
 def test_requests_name_their_intercept() -> None:

@@ -150,7 +150,7 @@ def test_pods_that_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async def scenario() -> None:
         subjects = Subjects(lambda: watching.pods, Places(tmp_path), "node1")
         child = cast(Child, watching)
-        trace = tracing._Trace(tracing._Asked("", ["state"], 0, 1), child, subjects, None)
+        trace = tracing._Trace(tracing._Asked("", ["state"], 0, 1), child, subjects, None, dict)
         for pods in ([one], [one, two], [one, two], [two], [replace(two, addresses=("10.0.0.9",))]):
             watching.pods = list(pods)
             await trace.follow()

@@ -74,8 +74,11 @@ def flows(
             console.out(json.dumps(one, ensure_ascii=False))
         elif "lost" in one:
             console.warn(f"{one['lost']} events were lost: they came faster than they were taken")
-        elif "staying" not in one:
+        elif "flow" in one or "request" in one:
             console.out(show_flows.line(show_flows.row(one)))
+        else:
+            for remark in show_flows.remarks_of(one):
+                console.out(remark)
 
 
 def _full(name: str, namespace: str) -> str:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -146,11 +147,51 @@ class Case:
         print(f"{who}$ tproxy node why {self.namespace}/{name}:{port} {' '.join(options)}", flush=True)
         return self.tproxy("node", "why", f"{self.namespace}/{name}:{port}", *options, who=who, shown=True)
 
-    def flows(self, who: str = "debbie") -> str:
-        """What has happened to connections."""
+    def flows(self, until_said: str = "") -> str:
+        """What has happened to connections, as Debbie sees it; asked again until something is said of them."""
         name, node, _ = self.pod()
-        print(f"{who}$ tproxy node flows {node} --pod {self.namespace}/{name}", flush=True)
-        return self.tproxy("node", "flows", node, "--pod", f"{self.namespace}/{name}", who=who, shown=True)
+        asked = ("node", "flows", node, "--pod", f"{self.namespace}/{name}")
+        said: list[str] = []
+
+        def is_said() -> bool:
+            said.append(self.tproxy(*asked, who="debbie"))
+            return bool(re.search(until_said, said[-1]))
+
+        until(is_said)
+        print(f"debbie$ tproxy {shlex.join(asked)}\n{said[-1]}", flush=True)
+        return said[-1]
+
+    def trace(self, url: str, what: str, events: str) -> str:
+        """What the kernel does when a client asks, as Debbie sees it, until there is what is looked for."""
+        name, node, _ = self.pod()
+        asked = ("node", "trace", node, "--pod", f"{self.namespace}/{name}", "--events", events, "--seconds", "30")
+        print(f"debbie$ tproxy {shlex.join(asked)}", flush=True)
+        tracing = subprocess.Popen(self.hers("debbie", *asked), stdout=subprocess.PIPE, text=True)
+        seen: list[str] = []
+        try:
+            assert tracing.stdout is not None  # noqa: S101
+            seen.append(tracing.stdout.readline())
+            with self.asking(url):
+                for line in tracing.stdout:
+                    seen.append(line)
+                    if re.search(what, line):
+                        break
+        finally:
+            tracing.terminate()
+            tracing.communicate(timeout=10)
+        print("".join(seen), flush=True)
+        return "".join(seen)
+
+    @contextlib.contextmanager
+    def asking(self, url: str) -> Iterator[None]:
+        """A client that waits for its answer meanwhile."""
+        command = ["curl", "-s", "--max-time", "60", url]
+        process = subprocess.Popen(self.inside("user", *command), stdout=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(10)
 
     @contextlib.contextmanager
     def app(self, says: str, port: int) -> Iterator[None]:
@@ -201,6 +242,8 @@ def wrong_port(case: Case) -> Iterator[str]:
         case.asks()
         yield case.why(8080)
         yield case.why(9090)
+        yield case.flows()
+        yield case.trace(case.url, "SYN_RECV", "state,steer")
 
 
 def tunnel_stalled(case: Case) -> Iterator[str]:
@@ -220,8 +263,9 @@ def tunnel_stalled(case: Case) -> Iterator[str]:
             daemon = case.daemon()
             os.kill(daemon, signal.SIGSTOP)
             try:
-                case.asks("--max-time", "3.5")
-                yield case.why(8080)
+                with case.asking(case.url):
+                    yield case.flows("which has said nothing for|tunnel-lost")
+                    yield case.why(8080)
                 until(lambda: case.asks("--max-time", "1", shown=False) == "pod\n")
                 yield case.why(8080)
             finally:
@@ -247,18 +291,12 @@ def accept_queue(case: Case) -> Iterator[str]:
     """Connections time out: the app in the pod does not accept them any more."""
     with case.playing(STUCK):
         _, _, address = case.pod()
-        waiting = [
-            subprocess.Popen(case.inside("user", "curl", "-s", "--max-time", "60", f"http://{address}:8080/"))
-            for _ in range(2)
-        ]
-        try:
+        url = f"http://{address}:8080/"
+        with case.asking(url), case.asking(url):
             until(lambda: "(28)" in case.asks("--connect-timeout", "1", shown=False))
             case.asks("--connect-timeout", "1")
             yield case.why(8080)
-        finally:
-            for one in waiting:
-                one.terminate()
-                one.wait(10)
+            yield case.trace(url, "overflow", "overflow")
 
 
 CASES: dict[str, Callable[[Case], Iterator[str]]] = {

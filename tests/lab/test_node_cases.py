@@ -1,4 +1,4 @@
-"""The five cases of docs/guides/debug-a-node.md: each is made by its script, and `tproxy node why` names it."""
+"""The five cases of docs/guides/debug-a-node.md, made by the script, named by `why`, shown by `flows` or `trace`."""
 
 import importlib.util
 import re
@@ -15,8 +15,11 @@ SAID = {
     "wrong-port": (
         r"Port 8080 is not intercepted, so the app gets it: \S+ of \S+ has 9090",
         r"Port 9090 is the wrong port: .*Service web sends to 8080",
+        r"nothing has come to port 9090, which .* intercepts; no Service sends to it: Service web sends to 8080",
+        r":8080 .* LISTEN -> SYN_RECV  the app's: of this pod 9090 is intercepted",
     ),
     "tunnel-stalled": (
+        r"waiting .* waits for the laptop, which has said nothing for \d\.\d s|laptop .* tunnel-lost: silent",
         r"The tunnel has stalled: the laptop of \S+ has said nothing for \d s"
         r"|The tunnel to \S+ has stalled: the laptop was silent",  # on a slow machine it has been given up by then
         r"The tunnel to \S+ has stalled: the laptop was silent for 6 s, .* so the app gets it",
@@ -27,6 +30,7 @@ SAID = {
     ),
     "accept-queue": (
         r"The app's accept queue overflows: 2 connections wait on port 8080 and only 1 may, so the kernel drops",
+        r"overflow .* 0\.0\.0\.0:8080 .* for want of room in the accept queue, 2 waiting of 1",
     ),
 }
 """What each of a case's answers has to say."""

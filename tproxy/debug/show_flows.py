@@ -5,11 +5,11 @@ from typing import Any
 
 from tproxy.debug.answer import Json
 from tproxy.text.printable import printable
-from tproxy.text.table import cell, render
+from tproxy.text.table import cell, render, sentence
 from tproxy.text.units import latency, size
 
 COLUMNS = ("TIME", "STATE", "CLIENT", "TO", "POD", "WENT-TO", "BECAUSE", "INTERCEPT", "IN", "OUT", "TOOK", "END")
-_WIDTHS = (12, 7, 21, 21, 28, 8, 9, 24, 7, 7, 7, 0)
+_WIDTHS = (12, 7, 21, 21, 28, 8, 9, 24, 7, 7, 7)
 
 MATCHED = {"matched": "laptop", "passed": "app", "fallback": "app", "failed": "nobody"}
 BECAUSE = {"matched": "match", "passed": "no-match", "fallback": "fallback", "failed": "failed"}
@@ -18,7 +18,11 @@ BECAUSE = {"matched": "match", "passed": "no-match", "fallback": "fallback", "fa
 def text(answer: Sequence[Json]) -> str:
     """All of it."""
     rows = [row(one) for one in answer if "flow" in one or "request" in one]
-    lines = [render(COLUMNS, rows)] if rows else ["no connections: nothing has come to an intercepted port here"]
+    lines = (
+        [render(COLUMNS, rows, last=sentence)]
+        if rows
+        else ["no connections: nothing has come to an intercepted port here"]
+    )
     remarks = [remark for one in answer for remark in remarks_of(one)]
     return "\n".join([*lines, *([""] if remarks else []), *remarks])
 
@@ -66,9 +70,10 @@ def row(one: Json) -> list[object]:
 
 
 def line(cells: Iterable[object]) -> str:
-    """One row of a table whose other rows are not known yet."""
-    padded = (cell(value).ljust(width) for value, width in zip(cells, _WIDTHS, strict=True))
-    return "   ".join(padded).rstrip()
+    """One row of a table whose other rows are not known yet: the last cell is a sentence."""
+    *others, end = cells
+    padded = [cell(value).ljust(width) for value, width in zip(others, _WIDTHS, strict=True)]
+    return "   ".join([*padded, sentence(end)])
 
 
 def _request(request: dict[str, Any]) -> list[object]:

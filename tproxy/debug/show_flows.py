@@ -28,7 +28,7 @@ def text(answer: Sequence[Json]) -> str:
 
 
 def remarks_of(one: Json) -> Iterator[str]:
-    """What is said of ports rather than of connections, in a line."""
+    """What is not said of one connection, in a line."""
     if "staying" in one:
         told = one["staying"]
         yield (
@@ -37,6 +37,8 @@ def remarks_of(one: Json) -> Iterator[str]:
         )
     if "untouched" in one:
         yield _untouched(one["untouched"])
+    if "lost" in one:
+        yield f"{one['lost']} events were lost: they came faster than they were taken"
 
 
 def _untouched(port: dict[str, Any]) -> str:
@@ -74,6 +76,13 @@ def line(cells: Iterable[object]) -> str:
     *others, end = cells
     padded = [cell(value).ljust(width) for value, width in zip(others, _WIDTHS, strict=True)]
     return "   ".join([*padded, sentence(end)])
+
+
+def event(one: Json) -> Iterator[str]:
+    """What one event is to somebody who follows, below a line of `COLUMNS`."""
+    if "flow" in one or "request" in one:
+        yield line(row(one))
+    yield from remarks_of(one)
 
 
 def _request(request: dict[str, Any]) -> list[object]:

@@ -155,11 +155,12 @@ def _flows(chosen: argparse.Namespace) -> None:
         listed = list(found)
         _show(chosen, listed, show_flows.text(listed))
         return
+    as_json = chosen.output == "json"
+    if not as_json:
+        print(show_flows.line(show_flows.COLUMNS), flush=True)
     for one in found:
-        if chosen.output == "json":
-            print(json.dumps(one, ensure_ascii=False), flush=True)
-        elif "flow" in one or "request" in one:
-            print(show_flows.line(show_flows.row(one)), flush=True)
+        for text in [json.dumps(one, ensure_ascii=False)] if as_json else show_flows.event(one):
+            print(text, flush=True)
 
 
 def _about(chosen: argparse.Namespace) -> dict[str, Any]:

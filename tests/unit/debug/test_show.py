@@ -80,6 +80,10 @@ def test_what_an_open_connection_waits_for() -> None:
     text = show_flows.text([{"flow": FLOW}, {"staying": {"pod": "a/b", "port": 1, "connections": 2, "why": "no HTTP"}}])
     assert "a/b: connections to port 1 still with the app, from before its intercept: 2 (no HTTP)" in text
     assert show_flows.line(show_flows.row({"flow": FLOW})).startswith("10:11:12.345   open")
+    [followed] = show_flows.event({"flow": FLOW | {"end": "client is gone"}})
+    assert followed.endswith("client is gone")
+    assert list(show_flows.event({"lost": 3})) == ["3 events were lost: they came faster than they were taken"]
+    assert len(list(show_flows.event({"staying": {"pod": "a/b", "port": 1, "connections": 2, "why": "no HTTP"}}))) == 1
 
 
 def test_a_port_that_nothing_has_come_to() -> None:

@@ -43,8 +43,9 @@ def flows(
 
     WENT-TO and BECAUSE say what was decided and why: `laptop` by an intercept, `app` for a health check, or because the
     intercept's tunnel is gone or a limit is reached. On ports with personal intercepts each request is a line of its
-    own. IN and OUT are bytes of the client and to it, as the kernel counts them. With --follow and -o json each event
-    is a line.
+    own. IN and OUT are bytes of the client and to it, as the kernel counts them. An open connection that waits for the
+    laptop, the tunnel, the local app or an answer is `waiting`, and END says for what. With --follow and -o json each
+    event is a line.
 
     \b
     Examples:
@@ -72,13 +73,9 @@ def flows(
             continue
         if output != "table":
             console.out(json.dumps(one, ensure_ascii=False))
-        elif "lost" in one:
-            console.warn(f"{one['lost']} events were lost: they came faster than they were taken")
-        elif "flow" in one or "request" in one:
-            console.out(show_flows.line(show_flows.row(one)))
         else:
-            for remark in show_flows.remarks_of(one):
-                console.out(remark)
+            for text in show_flows.event(one):
+                (console.warn if "lost" in one else console.out)(text)
 
 
 def _full(name: str, namespace: str) -> str:

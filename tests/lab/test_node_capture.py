@@ -10,6 +10,7 @@ from tests.lab.conftest import environment
 from tests.lab.laptop import TPROXY
 from tests.lab.scene import PORT, Scene
 from tests.lab.test_node_trace import following
+from tproxy.kube.port import DEPLOYMENTS
 
 
 def shown(path: Path) -> list[str]:
@@ -60,6 +61,19 @@ def test_as_many_as_wanted_into_a_pipe(scene: Scene, tmp_path: Path) -> None:
             process.kill()
             process.communicate()
     assert len(shown(piped)) == 3
+
+
+def test_until_the_pod_is_gone(lab: Any, namespace: str, tmp_path: Path) -> None:
+    lab.apply(lab.server("brief"), namespace)
+    pod = lab.ready_pod(namespace, "brief-")["name"]
+    file = tmp_path / "brief.pcapng"
+    with following(lab, "capture", f"{namespace}/{pod}", "--seconds", "300", "-o", str(file)) as capture:
+        capture.until("capturing packets of pod")
+        lab.client.delete(DEPLOYMENTS, "brief", namespace)
+        said = capture.process.communicate(timeout=30)[0]
+    assert capture.process.returncode == 0
+    assert f"packets captured to {file}" in said
+    shown(file)
 
 
 def test_for_a_while(scene: Scene, tmp_path: Path) -> None:

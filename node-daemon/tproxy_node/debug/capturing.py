@@ -6,6 +6,7 @@ import json
 import logging
 
 from tproxy.errors import ClusterError, TproxyError
+from tproxy.model.pod import Pod
 from tproxy.model.tracing import MAX_PACKETS, MAX_SECONDS, SECONDS, SNAP_LENGTH
 from tproxy_node.child import Child
 from tproxy_node.debug.questions import Question, Questions, Reply
@@ -20,6 +21,9 @@ MAX_CAPTURES = 2
 
 MEMORY = 128 << 20
 READY_SECONDS = 15.0
+LOOK_SECONDS = 1.0
+"""How often it is looked whether the pod still exists: its network lives as long as somebody holds it, and we do."""
+
 _CHUNK = 64 * 1024
 
 
@@ -69,14 +73,25 @@ class Captures:
             await _ready(child)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    while data := await child.some(_CHUNK):
-                        await reply.send(data)
+                    await self._pass_on(child, place.pod, reply)
         except OSError as error:
             raise _failed("it does not listen any more") from error
         finally:
             complaints = await child.close()
             if complaints:
                 log.warning("capturing complained: %s", complaints[-2000:], extra={"rate_key": "capture"})
+
+    async def _pass_on(self, child: Child, pod: Pod, reply: Reply) -> None:
+        """Until it has said all that it was asked for, or the pod is gone."""
+        while self._subjects.exists(pod):
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    data = await child.some(_CHUNK)
+            except TimeoutError:
+                continue
+            if not data:
+                return
+            await reply.send(data)
 
 
 async def _ready(child: Child) -> None:

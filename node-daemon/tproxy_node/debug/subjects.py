@@ -44,6 +44,10 @@ class Subjects:
             f"`kubectl get pod -n {namespace} -o wide` shows what runs where",
         )
 
+    def exists(self, pod: Pod) -> bool:
+        """Whether it has not ended, nor made room for another one of its name."""
+        return any(pod.uid == one.uid for one in self._existing())
+
     def _existing(self) -> list[Pod]:
         return [pod for pod in self._pods() if pod.phase not in ENDED and pod.addresses]
 

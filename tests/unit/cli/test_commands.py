@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -463,3 +463,17 @@ def test_list_and_status_say_what_is_still_with_the_app(tproxy: Tproxy, daemon: 
     daemon.answers["/v1/status"] = [{"result": status()}]
     daemon.answers["/v1/status"][0]["result"]["clusters"][0]["intercepts"] = [intercept]
     assert sentence in tproxy("status").out
+
+
+def test_a_capture_that_is_interrupted_before_it_begins(
+    tproxy: Tproxy, daemon: FakeDaemon, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_self: Daemon, _body: Json) -> Iterator[bytes]:
+        raise KeyboardInterrupt
+        yield b""
+
+    monkeypatch.setattr(Daemon, "ask", interrupted)
+    monkeypatch.chdir(home)
+    done = tproxy("node", "capture", "shop/web-1")
+    assert (done.code, done.err) == (0, "nothing was captured\n")
+    assert not (home / "web-1.pcapng").exists()

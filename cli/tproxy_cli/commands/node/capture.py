@@ -72,7 +72,7 @@ def capture(
     seconds: int,
     cluster: Json,
 ) -> None:
-    """Capture the packets of POD's network as pcapng, until Ctrl-C.
+    """Capture the packets of POD's network as pcapng, until Ctrl-C or the end of the pod.
 
     All of the pod's interfaces, its loopback too. What the node could not keep up with is counted, in the file as well.
     Needs the role tproxy-debugger.
@@ -93,11 +93,12 @@ def capture(
         "packets": packets,
         "seconds": seconds,
     }
-    blocks, seen, counts = Blocks(), 0, dict[int, int]()
+    blocks, seen, counts, begun = Blocks(), 0, dict[int, int](), False
     answer = daemon(console).ask({"cluster": cluster, "node": "", "question": "capture", "arguments": arguments})
     try:
         first = next(answer, b"")
         with _opened(path) as file:
+            begun = True
             console.hint(f"capturing packets of pod {named}; Ctrl-C ends it")
             for piece in itertools.chain([first], answer):
                 # Only whole blocks are written: a file that ends within one is broken.
@@ -109,8 +110,10 @@ def capture(
                     if block.statistics is not None:
                         number, _, dropped = block.statistics
                         counts[number] = dropped
-    except KeyboardInterrupt:
-        pass  # which is how it is meant to end
+    except KeyboardInterrupt:  # which is how it is meant to end
+        if not begun:
+            console.hint("nothing was captured")
+            return
     except ValueError as error:
         raise TproxyError(
             "the node daemon sent something else than packets", "`tproxy version` compares versions"

@@ -1,7 +1,8 @@
 """The laptop's end of the gRPC transport."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from tproxy.errors import ClusterError, DeniedError, TproxyError
 from tproxy.model.direct import SERVER_NAME
@@ -9,7 +10,7 @@ from tproxy.rpc import status
 from tproxy.rpc.calls import ClientCall
 from tproxy.rpc.reach import trusting
 from tproxy.rpc.stream import ClientStream
-from tproxy.tunnel.endpoint import Conn, Endpoint, StreamLostError
+from tproxy.tunnel.endpoint import Conn, Endpoint, Stream, StreamLostError
 from tproxy.tunnel.hello import HandshakeError, Hello, decode_welcome, encode_hello
 from tproxy.tunnel.memory import keep_buffers
 from tproxy.version import VERSION
@@ -22,12 +23,28 @@ class IncompatibleError(ClusterError):
     """The node daemon speaks no version of the protocol that we do: trying again will not help."""
 
 
+class Opened(Stream, Protocol):
+    """A stream that is read batch by batch, too, until the handshake is done."""
+
+    async def read(self) -> bytes | None:
+        """The peer's next batch, or None when it sends no more. Raises `StreamLostError`."""
+
+
+Opening = Callable[[str, bytes | None], Awaitable[Opened]]
+"""Makes the stream to a target, by TLS if there is a certificate. Raises OSError and `StreamLostError`."""
+
+
 async def connect(
-    target: str, hello: Hello, on_open: Callable[[Conn], None], certificate: bytes | None = None
+    target: str,
+    hello: Hello,
+    on_open: Callable[[Conn], None],
+    certificate: bytes | None = None,
+    opening: Opening | None = None,
 ) -> Endpoint:
     """Open a tunnel to the node daemon at `target` (`unix:/path` or `host:port`).
 
-    With `certificate` (DER) by TLS, to whoever shows exactly that one; without, in the clear.
+    With `certificate` (DER) by TLS, to whoever shows exactly that one; without, in the clear. `opening` is
+    `open_stream` unless something else is to carry the tunnel.
 
     Raises `DeniedError` if the node does not accept the session's token, `IncompatibleError` if it speaks no common
     version of the protocol, `ClusterError` if it cannot be reached or does not answer in `CONNECT_SECONDS`.
@@ -35,7 +52,7 @@ async def connect(
     keep_buffers()
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            stream = await _open(target, certificate)
+            stream = await (opening or open_stream)(target, certificate)
             try:
                 await stream.write(encode_hello(hello))
                 first = await stream.read()
@@ -45,7 +62,7 @@ async def connect(
             except BaseException:
                 stream.abort("")
                 raise
-    except _RefusedError as error:
+    except RefusedError as error:
         raise _explain(error) from error
     except TimeoutError as error:
         raise ClusterError("the node daemon does not answer", "look at it with `tproxy doctor`") from error
@@ -61,13 +78,13 @@ async def connect(
     return endpoint
 
 
-async def _open(target: str, certificate: bytes | None) -> ClientStream:
+async def open_stream(target: str, certificate: bytes | None) -> ClientStream:
     """A stream on a connection of its own. Raises OSError."""
     loop = asyncio.get_running_loop()
     unix = target.removeprefix("unix:") if target.startswith("unix:") else ""
     scheme = "http" if certificate is None else "https"
     call = ClientCall("localhost" if unix else target, f"tproxy/{VERSION}", scheme)
-    stream = ClientStream(call, _RefusedError)
+    stream = ClientStream(call, RefusedError)
     if unix:
         await loop.create_unix_connection(lambda: stream, unix)
         return stream
@@ -85,7 +102,7 @@ async def _open(target: str, certificate: bytes | None) -> ClientStream:
     return stream
 
 
-class _RefusedError(StreamLostError):
+class RefusedError(StreamLostError):
     """The call ended with a status."""
 
     def __init__(self, code: int, details: str) -> None:
@@ -93,7 +110,7 @@ class _RefusedError(StreamLostError):
         self.code = code
 
 
-def _explain(error: _RefusedError) -> TproxyError:
+def _explain(error: RefusedError) -> TproxyError:
     details = str(error)
     match error.code:
         case status.UNAUTHENTICATED | status.PERMISSION_DENIED:

@@ -5,6 +5,7 @@ direct         TLS to the address that the pod's annotations name, with the cert
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tproxy.tunnel.hello import Hello
 SYSTEM_NAMESPACE = "tproxy-system"
 NODE_DAEMON_LABELS = "app.kubernetes.io/name=tproxy,app.kubernetes.io/component=node"
 NODE_DAEMON_PORT = 4770
+LIBRARY_VARIABLE = "TPROXY_GRPC"
 FRESH_SECONDS = 1.0
 """How long a list of the node daemons serves: many nodes reconnect at once, one list is enough for all."""
 
@@ -156,11 +158,25 @@ def _not_exposed(pod: Pod) -> ClusterError:
     return UnreachableError(said, f"{OTHER_WAY}; administrators expose one with the chart's value `direct.enabled`")
 
 
+def _opening() -> client.Opening:
+    """What carries the tunnel: our own gRPC, or the library where its user wants that."""
+    chosen = os.environ.get(LIBRARY_VARIABLE, "")
+    if not chosen:
+        return client.open_stream
+    if chosen != "grpcio":
+        raise InvalidError(f"{LIBRARY_VARIABLE} is {chosen[:64]!r}", "`grpcio`, or unset for tproxy's own gRPC")
+    try:
+        from tproxy.rpc import library
+    except ImportError as error:
+        raise InvalidError(f"{LIBRARY_VARIABLE} is set, but grpcio is not installed", "`pip install grpcio`") from error
+    return library.open_stream
+
+
 async def _say_hello(
     target: str, hello: Hello, on_open: Callable[[Conn], None], certificate: bytes | None = None
 ) -> Endpoint:
     try:
-        return await client.connect(target, hello, on_open, certificate)
+        return await client.connect(target, hello, on_open, certificate, _opening())
     except DeniedError as error:
         # Not a matter of rights: the node has not heard of the Session yet, or no longer knows it.
         raise ClusterError(error.message, error.hint) from error

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from tproxy.errors import DeniedError, TproxyError
+from tproxy.errors import DeniedError, InvalidError, TproxyError
 from tproxy.rpc.client import IncompatibleError
 from tproxy.rpc.reach import UnreachableError
 from tproxy.tasks import Tasks
@@ -46,7 +46,7 @@ LOOKS = 5
 LOOK_SECONDS = 2.0
 """A link is long if so many looks in a row, which are as far apart as pings, find it so: load makes round trips too."""
 
-_HOPELESS = (DeniedError, IncompatibleError, UnreachableError)
+_HOPELESS = (DeniedError, IncompatibleError, InvalidError, UnreachableError)
 
 State = Literal["connecting", "connected", "lost"]
 

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from tproxy.errors import DeniedError
 from tproxy.model.flow import Address, FlowKind, OpenRequest
-from tproxy.rpc.client import connect
+from tproxy.rpc import client, library
 from tproxy.rpc.server import TunnelServer
 from tproxy.tasks import Tasks
 from tproxy.tunnel.bridge import Bridge, connect_bridge
@@ -129,12 +129,14 @@ async def serving(
 
 
 @asynccontextmanager
-async def over_grpc() -> AsyncIterator[Live]:
+async def over_grpc(opening: client.Opening = client.open_stream) -> AsyncIterator[Live]:
     """A tunnel over real gRPC."""
     arrived: asyncio.Queue[Endpoint] = asyncio.Queue()
     async with serving(lambda _identity, endpoint: arrived.put_nowait(endpoint)) as (_, port):
         waiting: list[Live] = []
-        laptop = await connect(f"127.0.0.1:{port}", Hello("shop", "alice", TOKEN), lambda conn: waiting[0].serve(conn))
+        laptop = await client.connect(
+            f"127.0.0.1:{port}", Hello("shop", "alice", TOKEN), lambda conn: waiting[0].serve(conn), opening=opening
+        )
         live = Live(await arrived.get(), laptop)
         waiting.append(live)
         try:
@@ -142,6 +144,11 @@ async def over_grpc() -> AsyncIterator[Live]:
         finally:
             laptop.close()
             await live.tasks.close()
+
+
+def over_library() -> AbstractAsyncContextManager[Live]:
+    """The same with gRPC's library on the laptop."""
+    return over_grpc(library.open_stream)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

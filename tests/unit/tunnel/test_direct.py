@@ -14,7 +14,7 @@ from tests.unit.tunnel.live import TOKEN, authenticate, serving, until
 from tproxy import accepting
 from tproxy.errors import ClusterError, DeniedError, InvalidError
 from tproxy.model.direct import SERVER_NAME, DirectWay
-from tproxy.rpc import certificate, server
+from tproxy.rpc import certificate, client, server
 from tproxy.rpc.certificate import ServerCertificate
 from tproxy.rpc.client import connect
 from tproxy.rpc.reach import OTHER_WAY, UnreachableError, reach, trusting
@@ -45,11 +45,11 @@ async def exposed(
         await server.stop()
 
 
-def test_a_laptop_with_the_token_gets_in(run: Run) -> None:
+def test_a_laptop_with_the_token_gets_in(run: Run, opening: client.Opening) -> None:
     async def main() -> None:
         arrived: list[Endpoint] = []
         async with exposed(lambda _identity, endpoint: arrived.append(endpoint)) as (_, way, _made):
-            laptop = await connect(str(way), GOOD, no_connections, way.certificate)
+            laptop = await connect(str(way), GOOD, no_connections, way.certificate, opening)
             await until(lambda: bool(arrived))
             assert await reach(way, "node1") < 5
             laptop.close()
@@ -58,24 +58,30 @@ def test_a_laptop_with_the_token_gets_in(run: Run) -> None:
     run(main())
 
 
-def test_the_token_is_asked_for_all_the_same(run: Run) -> None:
+def test_the_token_is_asked_for_all_the_same(run: Run, opening: client.Opening) -> None:
     async def main() -> None:
         async with exposed() as (server, way, _made):
             with pytest.raises(DeniedError):
-                await connect(str(way), dataclasses.replace(GOOD, token=b"x" * 32), no_connections, way.certificate)
+                await connect(
+                    str(way),
+                    dataclasses.replace(GOOD, token=b"x" * 32),
+                    no_connections,
+                    way.certificate,
+                    opening=opening,
+                )
             assert server.refused == 1
 
     run(main())
 
 
-def test_another_certificate_is_refused(run: Run) -> None:
+def test_another_certificate_is_refused(run: Run, opening: client.Opening) -> None:
     """Also one for the same name, from whoever sits in between; the token is not sent."""
 
     async def main() -> None:
         async with exposed() as (server, way, _made):
             other = dataclasses.replace(way, certificate=certificate.make().der)
             with pytest.raises(ClusterError):
-                await connect(str(other), GOOD, no_connections, other.certificate)
+                await connect(str(other), GOOD, no_connections, other.certificate, opening)
             with pytest.raises(UnreachableError, match="shows another certificate than the one it published"):
                 await reach(other, "node1")
             assert server.refused == 0
@@ -83,7 +89,7 @@ def test_another_certificate_is_refused(run: Run) -> None:
     run(main())
 
 
-def test_a_certificate_signed_by_the_published_one_is_refused(run: Run) -> None:
+def test_a_certificate_signed_by_the_published_one_is_refused(run: Run, opening: client.Opening) -> None:
     """The published one is no authority: with its key one could make others, and they would not be it."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -113,7 +119,7 @@ def test_a_certificate_signed_by_the_published_one_is_refused(run: Run) -> None:
         way = DirectWay("127.0.0.1", await server.start("127.0.0.1", 0, shown), made.der)
         try:
             with pytest.raises(ClusterError):
-                await connect(str(way), GOOD, no_connections, way.certificate)
+                await connect(str(way), GOOD, no_connections, way.certificate, opening)
             with pytest.raises(UnreachableError, match="another certificate"):
                 await reach(way, "node1")
             assert server.refused == 0

@@ -72,7 +72,7 @@ async def write_all(stream: Any, batches: list[bytes]) -> None:
 def test_a_laptop_at_another_server(run: Run) -> None:
     async def main() -> None:
         async with other_server(repeats) as target:
-            stream = await client._open(target, None)
+            stream = await client.open_stream(target, None)
             await stream.write(encode_hello(HELLO))
             await stream.read()
             for batch in BATCHES:
@@ -92,7 +92,7 @@ def test_many_batches_are_under_way_at_another_server(run: Run) -> None:
 
     async def main() -> None:
         async with other_server(repeats) as target:
-            stream = await client._open(target, None)
+            stream = await client.open_stream(target, None)
             await stream.write(encode_hello(HELLO))
             await stream.read()
             batches = [os.urandom(300_000) for _ in range(60)]

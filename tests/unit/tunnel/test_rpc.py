@@ -22,7 +22,7 @@ from tests.unit.tunnel.conftest import Run
 from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import REQUEST, TOKEN, authenticate, over_grpc, serving, until
 from tproxy.errors import ClusterError, DeniedError
-from tproxy.rpc import server
+from tproxy.rpc import client, server
 from tproxy.rpc.calls import METHOD
 from tproxy.rpc.client import connect
 from tproxy.rpc.messages import MAX_MESSAGE_BYTES
@@ -62,11 +62,11 @@ def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
 # Who gets in
 
 
-def test_a_laptop_with_the_token_gets_in(run: Run) -> None:
+def test_a_laptop_with_the_token_gets_in(run: Run, opening: client.Opening) -> None:
     async def main() -> None:
         arrived: list[tuple[str, Endpoint]] = []
         async with serving(lambda identity, endpoint: arrived.append((identity, endpoint))) as (listening, port):
-            laptop = await connect(f"127.0.0.1:{port}", GOOD, no_connections)
+            laptop = await connect(f"127.0.0.1:{port}", GOOD, no_connections, opening=opening)
             await until(lambda: bool(arrived))
             identity, node = arrived[0]
             assert identity == "alice"
@@ -237,12 +237,12 @@ def test_an_error_in_authentication_opens_nothing(run: Run) -> None:
 # Addresses
 
 
-def test_nobody_listens(run: Run) -> None:
+def test_nobody_listens(run: Run, opening: client.Opening) -> None:
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as gone:
             port = gone.getsockname()[1]
         with pytest.raises(ClusterError, match="cannot reach the node daemon") as caught:
-            await connect(f"127.0.0.1:{port}", GOOD, no_connections)
+            await connect(f"127.0.0.1:{port}", GOOD, no_connections, opening=opening)
         assert caught.value.hint
 
     run(main())
@@ -315,11 +315,11 @@ def test_a_proxy_from_the_environment_is_not_used(run: Run, monkeypatch: pytest.
 # Who goes away
 
 
-def test_a_stopping_node_says_so_and_is_quick(run: Run) -> None:
+def test_a_stopping_node_says_so_and_is_quick(run: Run, opening: client.Opening) -> None:
     async def main() -> None:
         listening = TunnelServer("node1", authenticate, lambda _identity, _endpoint: None)
         port = await listening.start("127.0.0.1", 0)
-        laptops = [await connect(f"127.0.0.1:{port}", GOOD, no_connections) for _ in range(3)]
+        laptops = [await connect(f"127.0.0.1:{port}", GOOD, no_connections, opening=opening) for _ in range(3)]
         # A laptop whose own write fails first hears only that: wait until none is under way.
         await until(lambda: all(laptop.stats.rtt > 0 for laptop in laptops))
         began = time.monotonic()
@@ -331,7 +331,7 @@ def test_a_stopping_node_says_so_and_is_quick(run: Run) -> None:
     run(main())
 
 
-def test_a_broken_connection_ends_both_sides(run: Run) -> None:
+def test_a_broken_connection_ends_both_sides(run: Run, opening: client.Opening) -> None:
     async def main() -> None:
         arrived: list[Endpoint] = []
         async with serving(lambda _identity, endpoint: arrived.append(endpoint)) as (_, port):
@@ -352,7 +352,7 @@ def test_a_broken_connection_ends_both_sides(run: Run) -> None:
 
             forwarder = await asyncio.start_server(forward, "127.0.0.1", 0)
             address = forwarder.sockets[0].getsockname()
-            laptop = await connect(f"127.0.0.1:{address[1]}", GOOD, no_connections)
+            laptop = await connect(f"127.0.0.1:{address[1]}", GOOD, no_connections, opening=opening)
             await until(lambda: laptop.stats.rtt > 0)
             for stream in streams:
                 stream.transport.abort()

@@ -34,7 +34,9 @@ def main() -> int:
     try:
         lock = _lock()
         try:
-            _serve(_listen(paths.socket_path()), _listen(paths.run_socket_path(), _RUN_KIND))
+            # Whoever finds the daemon listening goes on to the door for runs: that one comes first.
+            door = _listen(paths.run_socket_path(), _RUN_KIND)
+            _serve(_listen(paths.socket_path()), door)
         finally:
             # Still under the lock: the next daemon's socket must not be the one removed.
             for path in (paths.socket_path(), paths.run_socket_path()):

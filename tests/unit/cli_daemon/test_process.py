@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tproxy_cli import paths
 from tproxy_cli.client import ANOTHER_RUNS
+from tproxy_cli.daemon.process import main
 
 ROOT = Path(__file__).parents[3]
 DEADLINE_SECONDS = 10.0
@@ -95,6 +97,20 @@ def test_its_files_are_its_own(daemon: Process) -> None:
     assert _mode(daemon.socket) == 0o600
     assert _mode(daemon.state / "tproxy") == 0o700
     assert _mode(daemon.state / "tproxy" / "daemon.log") == 0o600
+
+
+def test_whoever_finds_it_listening_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of its sockets is the one by which commands find it."""
+    order: list[Path] = []
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("tproxy_cli.daemon.process._listen", lambda path, _kind=None: order.append(path))
+    monkeypatch.setattr("tproxy_cli.daemon.process._serve", lambda _listener, _door: None)
+    mask = os.umask(0)
+    try:
+        assert main() == 0
+    finally:
+        os.umask(mask)
+    assert order == [paths.run_socket_path(), paths.socket_path()]
 
 
 def test_there_is_one_at_a_time(daemon: Process) -> None:

@@ -2,18 +2,16 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from tproxy.errors import TproxyError
 from tproxy.version import VERSION
+from tproxy_cli.lazy import LazyGroup
 from tproxy_cli.options import root_options
 from tproxy_cli.ui.console import Console
 from tproxy_cli.ui.errors import explain
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "completion": "Print the completion script for a shell.",
@@ -43,8 +41,8 @@ BROKEN_PIPE = 141
 """Exit status if the reader of our output went away: what a shell shows for SIGPIPE."""
 
 
-class Commands(click.Group):
-    """A group whose command NAME is found in `tproxy_cli.commands.NAME`."""
+class Commands(LazyGroup):
+    """All commands."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -58,49 +56,10 @@ class Commands(click.Group):
             extra.setdefault("default_map", {})  # the command will say so; `--help` is to work
         return super().make_context(info_name, args, parent, **extra)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, without importing anything."""
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command."""
-        if cmd_name not in COMMANDS:
-            return None
-        import importlib
-
-        name = cmd_name.replace("-", "_")
-        module = importlib.import_module(f"tproxy_cli.commands.{name}")
-        # Names of builtins are not reused.
-        found = getattr(module, f"{name}_command", None) or getattr(module, name)
-        assert isinstance(found, click.Command)  # noqa: S101
-        return found
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; click would suggest names only from those that are imported."""
-        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(COMMANDS.items()))
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """Complete the commands' names from the table."""
-        from click.shell_completion import CompletionItem
-
-        if incomplete.startswith("-"):
-            return click.Command.shell_complete(self, ctx, incomplete)
-        return [
-            CompletionItem(name, help=what) for name, what in sorted(COMMANDS.items()) if name.startswith(incomplete)
-        ]
-
 
 @click.group(
     cls=Commands,
+    lazy=("tproxy_cli.commands", COMMANDS),
     invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "TPROXY",

@@ -151,6 +151,33 @@ def proxy_options(function: Function) -> Function:
     )(decorated)
 
 
+def port_option(what: str) -> Callable[[Function], Function]:
+    """Add `--port` to what looks at a pod's network: 0 is any. `what` it then shows only."""
+    return click.option(
+        "--port",
+        metavar="N",
+        type=click.IntRange(0, 65535),
+        default=0,
+        allow_from_autoenv=False,
+        help=f"Only {what} this port at either end.",
+    )
+
+
+def number_option(
+    name: str, most: int, default: int, what: str, *, least: int = 1, metavar: str = "N"
+) -> Callable[[Function], Function]:
+    """Add a bound of how long or how much, from `least` to `most`."""
+    return click.option(
+        name,
+        metavar=metavar,
+        type=click.IntRange(least, most),
+        default=default,
+        show_default=default != most,
+        allow_from_autoenv=False,
+        help=what,
+    )
+
+
 output_option = click.option(
     "-o",
     "--output",

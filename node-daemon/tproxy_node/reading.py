@@ -19,9 +19,10 @@ from tproxy.model.flow import FlowKind, ResetReason
 from tproxy.model.pod import Container, Pod
 from tproxy.netns.refusal import refusal
 from tproxy.tasks import Tasks
-from tproxy.tunnel.conn import Buffer, Conn
+from tproxy.tunnel.conn import Conn
 from tproxy_node.containers import Containers, NoProcessError, TooLargeError
 from tproxy_node.opening import Identity, Openings
+from tproxy_node.paced import Paced
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ MAX_THREADS = 8
 """Reads at the same time. One that a hostile container holds up for ever keeps its place: others wait no longer."""
 
 MAX_FOLLOWED = 256
-_CHUNK = 64 * 1024
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Reading:
         if self._served >= MAX_FOLLOWED:
             conn.reset(ResetReason.LIMIT, "too many laptops read from this node")
             return
-        answer = _Answer(conn)
+        answer = Paced(conn)
         self._served += 1
         task = self._tasks.start(self._answer(identity, conn, answer), conn.request.protocol)
         task.add_done_callback(self._ended)
@@ -86,7 +86,7 @@ class Reading:
     def _ended(self, _: object) -> None:
         self._served -= 1
 
-    async def _answer(self, identity: Identity, conn: Conn, answer: "_Answer") -> None:
+    async def _answer(self, identity: Identity, conn: Conn, answer: Paced) -> None:
         request = conn.request
         try:
             readers = self._readers[request.protocol]
@@ -97,7 +97,7 @@ class Reading:
             conn.accept()
             # The processes of a sandbox are the sandbox's: what they were given is not what the container was.
             if readers == "user" or refusal(False, pod.runtime_class) is not None:
-                await answer.send(record(RecordKind.OWN_RIGHTS))
+                await answer.write(record(RecordKind.OWN_RIGHTS))
             else:
                 log.info(
                     "a laptop reads a container's %s",
@@ -117,12 +117,12 @@ class Reading:
             log.exception("reading failed", extra={"rate_key": "reading"})
             conn.reset(ResetReason.INTERNAL, "the node daemon failed")
 
-    async def _environ(self, identity: Identity, conn: Conn, answer: "_Answer") -> None:
+    async def _environ(self, identity: Identity, conn: Conn, answer: Paced) -> None:
         _, container = self._find(identity, conn)
         block = await self._read(lambda: self._containers.environ(container))
-        await answer.send(record(RecordKind.ENVIRON, block))
+        await answer.write(record(RecordKind.ENVIRON, block))
 
-    async def _files(self, identity: Identity, conn: Conn, answer: "_Answer") -> None:
+    async def _files(self, identity: Identity, conn: Conn, answer: Paced) -> None:
         """Send the files; again whenever they have changed, until the laptop ends it or the pod goes."""
         sent: bytes | None = None
         signature: tuple[object, ...] | None = None
@@ -134,7 +134,7 @@ class Reading:
                     look = await self._read(lambda one=container: self._containers.files(one))  # type: ignore[misc]
                     signature, archive = look.signature, pack(look.files)
                     if archive != sent:
-                        await answer.send(record(RecordKind.FILES, archive))
+                        await answer.write(record(RecordKind.FILES, archive))
                         sent = archive
             except _RefusedError as error:
                 # A container that is just being started anew has no process; nothing has changed for the laptop.
@@ -201,43 +201,3 @@ class Reading:
         self._threads += 1
         threading.Thread(target=run, name="reading", daemon=True).start()
         return await result
-
-
-class _Answer:
-    """The sink of a connection that only the node writes on."""
-
-    def __init__(self, conn: Conn) -> None:
-        self.on_gone: Callable[[], object] = lambda: None
-        self._conn = conn
-        self._writable = asyncio.Event()
-        self._writable.set()
-        conn.sink = self
-
-    async def send(self, data: bytes) -> None:
-        """Write all of it, no faster than the laptop takes it."""
-        view = memoryview(data)
-        for at in range(0, len(data), _CHUNK):
-            await self._writable.wait()
-            self._conn.write(view[at : at + _CHUNK])
-
-    def conn_opened(self) -> None:
-        """Not for connections of the peer."""
-
-    def conn_data(self, data: Buffer) -> None:
-        """There is nothing to say to us."""
-        self._conn.consumed(len(data))
-
-    def conn_eof(self) -> None:
-        """The laptop says no more, which it does not anyway."""
-
-    def conn_reset(self, reason: ResetReason, detail: str) -> None:
-        """The laptop has enough, or is gone."""
-        self.on_gone()
-
-    def conn_pause(self) -> None:
-        """Wait."""
-        self._writable.clear()
-
-    def conn_resume(self) -> None:
-        """Go on."""
-        self._writable.set()

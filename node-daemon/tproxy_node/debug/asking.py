@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tproxy.debug import answer
@@ -13,13 +13,12 @@ from tproxy.tasks import Tasks
 from tproxy.tunnel.conn import Buffer, Conn
 from tproxy_node.debug.questions import Asker, Framed, Question, Questions
 from tproxy_node.opening import Identity, Openings
+from tproxy_node.paced import Paced
 
 log = logging.getLogger(__name__)
 
 ARGUMENTS_SECONDS = 10.0
 """How long a laptop may take to say what it wants."""
-
-_CHUNK = 64 * 1024
 
 
 class Asking:
@@ -77,28 +76,14 @@ def parse(data: bytes) -> Mapping[str, Any]:
     return value
 
 
-class _Asked(Framed):
+class _Asked(Paced, Framed):
     """The sink of such a connection, and its `Reply`."""
 
     def __init__(self, conn: Conn) -> None:
-        super().__init__()
-        self.on_gone: Callable[[], object] = lambda: None
+        Framed.__init__(self)
+        Paced.__init__(self, conn)
         self.arguments: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._conn = conn
         self._data = bytearray()
-        self._writable = asyncio.Event()
-        self._writable.set()
-        conn.sink = self
-
-    async def write(self, data: Buffer) -> None:
-        """All of it, no faster than the laptop takes it."""
-        view = memoryview(data)
-        for at in range(0, len(data), _CHUNK):
-            await self._writable.wait()
-            self._conn.write(view[at : at + _CHUNK])
-
-    def conn_opened(self) -> None:
-        """Not for connections of the peer."""
 
     def conn_data(self, data: Buffer) -> None:
         """A part of the arguments."""
@@ -113,15 +98,3 @@ class _Asked(Framed):
         """That was the question."""
         if not self.arguments.done():
             self.arguments.set_result(bytes(self._data))
-
-    def conn_reset(self, reason: ResetReason, detail: str) -> None:
-        """The laptop has enough, or is gone."""
-        self.on_gone()
-
-    def conn_pause(self) -> None:
-        """Wait."""
-        self._writable.clear()
-
-    def conn_resume(self) -> None:
-        """Go on."""
-        self._writable.set()

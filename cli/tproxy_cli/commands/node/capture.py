@@ -11,7 +11,7 @@ import click
 from tproxy.errors import TproxyError
 from tproxy.model.tracing import MAX_PACKETS, MAX_SECONDS, SECONDS, SNAP_LENGTH
 from tproxy_cli.client import Json
-from tproxy_cli.options import cluster_options, command, daemon
+from tproxy_cli.options import cluster_options, command, daemon, number_option, port_option
 from tproxy_cli.ui.console import Console
 
 STDOUT = "-"
@@ -19,14 +19,7 @@ STDOUT = "-"
 
 @command()
 @click.argument("pod", metavar="[NS/]POD")
-@click.option(
-    "--port",
-    metavar="N",
-    type=click.IntRange(0, 65535),
-    default=0,
-    allow_from_autoenv=False,
-    help="Only packets with this port at either end.",
-)
+@port_option("packets with")
 @click.option(
     "-o",
     "--output",
@@ -35,32 +28,9 @@ STDOUT = "-"
     allow_from_autoenv=False,
     help="Where to; - is stdout. Else POD.pcapng in this directory.",
 )
-@click.option(
-    "--snap-length",
-    metavar="BYTES",
-    type=click.IntRange(64, SNAP_LENGTH),
-    default=SNAP_LENGTH,
-    show_default=True,
-    allow_from_autoenv=False,
-    help="How much of each packet to keep.",
-)
-@click.option(
-    "--packets",
-    metavar="N",
-    type=click.IntRange(1, MAX_PACKETS),
-    default=MAX_PACKETS,
-    allow_from_autoenv=False,
-    help="End after so many.",
-)
-@click.option(
-    "--seconds",
-    metavar="N",
-    type=click.IntRange(1, MAX_SECONDS),
-    default=SECONDS,
-    show_default=True,
-    allow_from_autoenv=False,
-    help="How long, unless Ctrl-C ends it before.",
-)
+@number_option("--snap-length", SNAP_LENGTH, SNAP_LENGTH, "How much of each packet to keep.", least=64, metavar="BYTES")
+@number_option("--packets", MAX_PACKETS, MAX_PACKETS, "End after so many.")
+@number_option("--seconds", MAX_SECONDS, SECONDS, "How long, unless Ctrl-C ends it before.")
 @cluster_options
 def capture(
     console: Console,

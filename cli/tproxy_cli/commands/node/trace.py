@@ -6,21 +6,14 @@ import click
 
 from tproxy.model.tracing import EVENTS, MAX_RATE, MAX_SECONDS, RATE, SECONDS
 from tproxy_cli.client import Json
-from tproxy_cli.options import cluster_options, command, daemon
+from tproxy_cli.options import cluster_options, command, daemon, number_option, port_option
 from tproxy_cli.ui.console import Console
 
 
 @command()
 @click.argument("node")
 @click.option("--pod", metavar="[NS/]POD", default="", allow_from_autoenv=False, help="Only this pod's network.")
-@click.option(
-    "--port",
-    metavar="N",
-    type=click.IntRange(0, 65535),
-    default=0,
-    allow_from_autoenv=False,
-    help="Only what has this port at either end.",
-)
+@port_option("what has")
 @click.option(
     "--events",
     metavar="NAME,…",
@@ -29,24 +22,8 @@ from tproxy_cli.ui.console import Console
     allow_from_autoenv=False,
     help="Which events to show.",
 )
-@click.option(
-    "--rate",
-    metavar="N",
-    type=click.IntRange(1, MAX_RATE),
-    default=RATE,
-    show_default=True,
-    allow_from_autoenv=False,
-    help="Events to show in a second, the rest is counted.",
-)
-@click.option(
-    "--seconds",
-    metavar="N",
-    type=click.IntRange(1, MAX_SECONDS),
-    default=SECONDS,
-    show_default=True,
-    allow_from_autoenv=False,
-    help="How long, unless Ctrl-C ends it before.",
-)
+@number_option("--rate", MAX_RATE, RATE, "Events to show in a second, the rest is counted.")
+@number_option("--seconds", MAX_SECONDS, SECONDS, "How long, unless Ctrl-C ends it before.")
 @cluster_options
 @click.option(
     "-o",

@@ -1,7 +1,8 @@
 """What a personal intercept costs: direct, through one HAProxy with the same rule, and through tproxy, in one run.
 
 Unmatched requests are everybody's on the port; matched ones go to the laptop, for HAProxy over the three HAProxies of
-`chain.py`. The same server answers on both sides. Rounds alternate; p50 is the least disturbed round's, the others are
+`chain.py`. The blind relay (`blind.py`) is Python and our event loop without any rule: the least that a relay in Python
+costs. The same server answers on both sides. Rounds alternate; p50 is the least disturbed round's, the others are
 medians; quote the ratios.
 Run as root, with haproxy installed: `.venv/bin/python bench/personal.py`.
 """
@@ -19,7 +20,8 @@ import router
 from intercept import HERE, LAB, PORT, TPROXY, inside, percentiles, rss_mib, run, status
 
 CONNECTIONS = (1, 64)
-PATHS = ("direct", "HAProxy", "tproxy")
+PATHS = ("direct", "blind relay", "HAProxy", "tproxy")
+BLIND = 8091
 
 
 def main() -> None:
@@ -46,11 +48,13 @@ def compare(rounds: int, seconds: float, directory: Path) -> None:
     daemon = next(node["daemon"]["pid"] for node in state["nodes"] if node["name"] == pod["node"])
     url = f"http://{pod['addresses'][0]}:{PORT}/"
     routed = f"http://{pod['addresses'][0]}:{router.PORT}/"
+    blind = f"http://{pod['addresses'][0]}:{BLIND}/"
     enter = (TPROXY, "lab", "exec", "--name", LAB)
     place = f"pod/{pod['namespace']}/{pod['name']}"
     server = subprocess.Popen(
         [TPROXY, "lab", "exec", "--name", LAB, "laptop", "--", sys.executable, HERE / "server.py", "--port", str(PORT)]
     )
+    relay = subprocess.Popen([*enter, place, "--", sys.executable, HERE / "blind.py", str(BLIND), str(PORT)])
     found: dict[tuple[str, bool, int], list[tuple[float, float, float]]] = defaultdict(list)
 
     def measure(path: str, where: str, matched: bool) -> None:
@@ -67,6 +71,7 @@ def compare(rounds: int, seconds: float, directory: Path) -> None:
             inside("user", "curl", "-s", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", routed)
             for number in range(rounds):
                 measure("direct", url, False)
+                measure("blind relay", blind, False)
                 measure("HAProxy", routed, False)
                 measure("HAProxy", routed, True)
                 inside("laptop", str(TPROXY), "intercept", "fast", "--port", str(PORT), "--http-header", "x-user=ada")
@@ -75,8 +80,9 @@ def compare(rounds: int, seconds: float, directory: Path) -> None:
                 inside("laptop", str(TPROXY), "leave", "fast")
                 print(f"round {number + 1} of {rounds}", file=sys.stderr)
     finally:
-        server.terminate()
-        server.wait(10)
+        for process in (server, relay):
+            process.terminate()
+            process.wait(10)
     print(f"{'':34}{'p50 µs':>10}{'p99 µs':>10}{'requests/s':>12}")
     for matched in (False, True):
         for connections in CONNECTIONS:
@@ -84,7 +90,11 @@ def compare(rounds: int, seconds: float, directory: Path) -> None:
                 if rows := found.get((path, matched, connections)):
                     rate, p99 = (statistics.median(row[column] for row in rows) for column in (0, 2))
                     p50 = min(row[1] for row in rows)
-                    kind = "direct" if path == "direct" else f"{path}, {'matched' if matched else 'unmatched'}"
+                    kind = (
+                        path
+                        if path in ("direct", "blind relay")
+                        else f"{path}, {'matched' if matched else 'unmatched'}"
+                    )
                     print(f"{kind:24}{connections:4} conn {p50:10,.0f}{p99:10,.0f}{rate:12,.0f}")
     print(f"node daemon: {idle:.0f} MiB before, {rss_mib(daemon):.0f} MiB after")
 

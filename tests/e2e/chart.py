@@ -43,6 +43,10 @@ class Release:
         """`helm install`, and what it prints."""
         return self.helm("install", "tproxy", CHART, "--create-namespace", values=values)
 
+    def upgrade(self, values: Mapping[str, Any]) -> str:
+        """`helm upgrade` with these values beside those that it has, and what it prints."""
+        return self.helm("upgrade", "tproxy", CHART, "--reuse-values", values=values)
+
     def install_on(self, cluster: Cluster) -> None:
         """Make the namespace `shop`, let developers intercept there, and wait for the node daemons."""
         cluster.kubectl("create", "namespace", "shop")

@@ -3,9 +3,13 @@
 plane       a control plane without nodes, for tests of definitions and rights
 release     the chart in it
 cluster     a whole cluster of two nodes, with the chart, Edgy Corp's application and a laptop
+
+With $KUBECONFIG none of these is made: then only what needs no cluster of its own is run (test_existing.py).
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,6 +20,18 @@ from tests.e2e.cluster import SERVICES, Cluster, edgy_corp
 from tests.e2e.control_plane import ControlPlane, find_programs
 from tests.e2e.person import Person
 from tproxy.lab.ordinary import USER
+
+EXISTING = "test_existing.py"
+VISITING = bool(os.environ.get("KUBECONFIG"))
+collect_ignore = [
+    path.name for path in Path(__file__).parent.glob("test_*.py") if (path.name == EXISTING) is not VISITING
+]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was run, and where."""
+    if VISITING:
+        terminalreporter.write_line(f"KUBECONFIG is set: only {EXISTING} was run, in the cluster that it names")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.e2e import workloads as make
-from tests.e2e.chart import DIRECT_PORT
+from tests.e2e.chart import DIRECT_PORT, Release
 from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import ROOT
 from tests.e2e.load import Load
@@ -87,6 +87,30 @@ def test_node_daemon_pod_deleted(cluster: Cluster, load: Load, web: Pods) -> Non
     report("node daemon's pod deleted", load, began, gone=gone - began, steered_again=back - began)
     assert failures(load, began) == []
     assert web.identities() == before
+
+
+def test_helm_upgrade(cluster: Cluster, load: Load, web: Pods) -> None:
+    """The node daemons are replaced one node after the other, as if each had been deleted."""
+    before, daemons = web.identities(), daemon_pods(cluster)
+    began = time.monotonic()
+    Release(cluster.plane).upgrade({"log": {"level": "debug"}})
+    rollout = ("rollout", "status", "-n", "tproxy-system", "daemonset/tproxy-node", "--timeout=180s")
+    cluster.kubectl(*rollout)
+    upgraded = time.monotonic()
+    wait(lambda: web.all_answer("laptop"), "steered by the new daemons", 60)
+    back = time.monotonic()
+    load.wait_answered("laptop", back)
+    report("helm upgrade", load, began, upgraded=upgraded - began, steered_again=back - began)
+    assert failures(load, began) == []
+    assert web.identities() == before
+    assert not daemons & daemon_pods(cluster)
+
+
+def daemon_pods(cluster: Cluster) -> set[str]:
+    """The node daemons' pods that are there and do not end."""
+    query = ("get", "pods", "-n", "tproxy-system", "-l", "app.kubernetes.io/component=node", "-o", "json")
+    found = json.loads(cluster.kubectl(*query))["items"]
+    return {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]}
 
 
 def test_kubelet_stopped(cluster: Cluster, load: Load, web: Pods) -> None:

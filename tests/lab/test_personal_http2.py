@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -127,6 +129,27 @@ def test_h2load_of_two_at_a_time_with_nginx(lab: Any, namespace: str, tmp_path: 
         ]
         said = lab.exec("user", "curl", "-sS", "-m", "20", "--http2-prior-knowledge", *mixed[:-1]).stdout.splitlines()
         assert [line.split()[0] for line in said] == ["nginx", "laptop"] * 4
+
+
+def test_a_laptop_dies_under_load(lab: Any, namespace: str) -> None:
+    """Nobody's request fails: hers, which are safe, are answered by the app, on the connections that there are."""
+    with intercepted(lab, namespace, "h2", ["h2_app.py"], 8080) as person:
+        asking = (str(HERE / "h2_asking.py"), f"h2.{namespace}.svc.cluster.local", "80", "6")
+        kinds = (("-",), ("ada",), ("ada", "-", "eve"))
+        running = [
+            lab.start("exec", "user", "--", "python", *asking, *users, stdout=subprocess.PIPE) for users in kinds
+        ]
+        matched = 'tproxy_requests_seconds_count{outcome="matched"}'
+        lab.wait(lambda: sum(person.metric(node, matched) for node in NODES) > 200, "the load")
+        os.kill(person.pid(), signal.SIGKILL)
+        for process, users in zip(running, kinds, strict=True):
+            said, _ = process.communicate(timeout=60)
+            seen = json.loads(said)
+            for user in users:
+                answered = seen[user]
+                assert [what for what in answered if what.startswith("!")] == [], seen
+                assert ("laptop" in answered) == (user == "ada")
+                assert sum(count for who, count in answered.items() if who.startswith("h2-")) > 100
 
 
 @pytest.mark.parametrize("user", ["", "ada"])

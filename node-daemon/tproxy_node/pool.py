@@ -190,23 +190,29 @@ class Pool:
             )
 
     async def _look_at(self, routes: Mapping[int, Route]) -> None:
-        loop = asyncio.get_running_loop()
-        ours = await loop.run_in_executor(None, own_sockets)
-        listed = {port: self._connections.of(port) for port in routes}
-        legs = [leg for port in routes for leg in self._connections.towards(port)]
-        ours |= await loop.run_in_executor(None, own_sockets)
-        legs = [leg for leg in legs if leg.inode in ours]
-        apps = {port: [one for one in found if _apps(one, ours, legs)] for port, found in listed.items()}
+        apps = await self._apps(routes)
         for port, route in routes.items():
             if route.existing == "reset" and port not in self._reset:
                 self._reset.add(port)
                 self._pools.results["reset"] += self._reset_all(apps[port])
-                apps[port] = [one for one in self._connections.of(port) if _apps(one, ours, legs)]
+                apps[port] = (await self._apps((port,)))[port]
         self._reset &= routes.keys()
         await self._watch([one for port, route in routes.items() if _movable(route) for one in apps[port]])
         self._seen = {
             port: Staying(len(found), self._why(routes[port], found)) for port, found in apps.items() if found
         }
+
+    async def _apps(self, ports: Collection[int]) -> dict[int, list[Connection]]:
+        """The connections that the app has, by port: those that are not ours, nor lead to us."""
+        if not any(self._connections.of(port) for port in ports):
+            return {port: [] for port in ports}  # our own sockets may be many, and nobody need look for them
+        loop = asyncio.get_running_loop()
+        ours = await loop.run_in_executor(None, own_sockets)
+        listed = {port: self._connections.of(port) for port in ports}
+        legs = [leg for port in ports for leg in self._connections.towards(port)]
+        ours |= await loop.run_in_executor(None, own_sockets)
+        legs = [leg for leg in legs if leg.inode in ours]
+        return {port: [one for one in found if _apps(one, ours, legs)] for port, found in listed.items()}
 
     def _reset_all(self, connections: Collection[Connection]) -> int:
         try:

@@ -298,6 +298,27 @@ def test_what_has_not_come_over_is_counted(play: Play) -> None:
     play(scenario)
 
 
+def test_without_connections_nobody_looks_through_all_of_the_daemons_sockets(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are many where many pods are intercepted: 200 pods took half a minute."""
+    looked: list[int] = []
+    all_of_them = module.own_sockets
+    monkeypatch.setattr(module, "own_sockets", lambda: looked.append(1) or all_of_them())
+
+    async def scenario(scene: Scene) -> None:
+        await scene.intercept()
+        assert looked == []
+        async with client(scene.network) as streams:
+            assert await ask(streams) == "laptop 0"
+            assert scene.pod is not None
+            assert scene.pod.pool is not None
+            scene.pod.pool.routes_changed()
+            await until(lambda: bool(looked))
+
+    play(scenario)
+
+
 def test_a_connection_never_used_before_comes_over(play: Play) -> None:
     async def scenario(scene: Scene) -> None:
         async with client(scene.network) as streams:

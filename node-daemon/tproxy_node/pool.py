@@ -23,7 +23,7 @@ from typing import Protocol
 
 from tproxy.errors import TproxyError
 from tproxy.http.boundary import begins_request, is_whole
-from tproxy.netns.descriptors import Descriptor, find, own_sockets
+from tproxy.netns.descriptors import Descriptor, find
 from tproxy.netns.handle import Netns
 from tproxy.steer.connections import Connection, ConnectionList
 from tproxy.steer.handover import BusyError, between_requests, take_over
@@ -31,6 +31,7 @@ from tproxy.steer.hold import Held, Hold
 from tproxy.tasks import Tasks
 from tproxy_node.desired import Route, Routes, Staying
 from tproxy_node.doors import Doors
+from tproxy_node.own_sockets import OwnSockets
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Pools:
         self.obstacle = ""
         self.no_reset = ""
         self.by_cookie: dict[int, Pool] = {}
+        self.own = OwnSockets()
         try:
             self.hold = Hold()
         except TproxyError as error:
@@ -115,6 +117,7 @@ class Pools:
 
     def close(self) -> None:
         """Hold nothing back any more."""
+        self.own.close()
         if self.hold is not None:
             asyncio.get_running_loop().remove_reader(self.hold.fileno())
             self.hold.close()
@@ -127,6 +130,8 @@ class Pool:
     def __init__(self, pools: Pools, netns: Netns, owner: Owner) -> None:
         """Raises OSError."""
         self.staying: Mapping[int, Staying] = {}
+        self.looked = asyncio.Event()
+        """Once it is known what stays, or nobody wants to know any more."""
         self._pools = pools
         self._netns = netns
         self._owner = owner
@@ -140,10 +145,8 @@ class Pool:
         self._tasks = Tasks("pool")
         self._closed = False
 
-    async def start(self) -> None:
-        """Look for the first time, and from now on. What goes wrong is logged."""
-        await self._look()
-        self._publish()
+    def start(self) -> None:
+        """Look, and go on looking; `looked` once that has been done. What goes wrong is logged."""
         self._tasks.start(self._follow(), "follow")
 
     def routes_changed(self) -> None:
@@ -151,6 +154,9 @@ class Pool:
         self._due.set()
 
     async def _follow(self) -> None:
+        await self._look()
+        self._publish()
+        self.looked.set()
         loop = asyncio.get_running_loop()
         pause, hush, published = LOOK_FIRST_SECONDS, PUBLISH_SECONDS, loop.time()
         while True:
@@ -206,11 +212,11 @@ class Pool:
         """The connections that the app has, by port: those that are not ours, nor lead to us."""
         if not any(self._connections.of(port) for port in ports):
             return {port: [] for port in ports}  # our own sockets may be many, and nobody need look for them
-        loop = asyncio.get_running_loop()
-        ours = await loop.run_in_executor(None, own_sockets)
+        own = self._pools.own
+        ours = set(await own.look())
         listed = {port: self._connections.of(port) for port in ports}
         legs = [leg for port in ports for leg in self._connections.towards(port)]
-        ours |= await loop.run_in_executor(None, own_sockets)
+        ours |= await own.look()
         legs = [leg for leg in legs if leg.inode in ours]
         return {port: [one for one in found if _apps(one, ours, legs)] for port, found in listed.items()}
 
@@ -333,6 +339,7 @@ class Pool:
     def close(self) -> None:
         """Leave everything to the app, from this moment on. Idempotent."""
         self._closed = True
+        self.looked.set()
         for cookie in list(self._watched):
             self._forget(cookie)
         self._tasks.cancel()

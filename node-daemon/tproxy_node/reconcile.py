@@ -23,7 +23,7 @@ from tproxy_node.mirror import Mirror
 from tproxy_node.owners import Owners
 from tproxy_node.places import MOVED, Place, Places
 from tproxy_node.plan import Attach, Attached, Detach, Op, PodRef, SetRoutes, plan
-from tproxy_node.pool import Pools
+from tproxy_node.pool import Pool, Pools
 from tproxy_node.relay import PodRelay, Relay
 from tproxy_node.sessions import Sessions
 from tproxy_node.status import StatusWriter
@@ -222,19 +222,23 @@ class Reconciler:
             for op in ops:
                 self._fail("attach", op.pod, error)
             return
+        pools = []
         for op in ops:
             answer = found[op.pod.uid]
             if isinstance(answer, Refusal):
                 self._fail("attach", op.pod, NotFoundHereError(answer))
                 continue
             try:
-                await self._attach(op, answer)
+                pools.append(await self._attach(op, answer))
             except Exception as error:
                 answer.netns.close()
                 self._fail("attach", op.pod, error)
             else:
                 self._failed.pop(op.pod.uid, None)
                 log.info("%s", op)
+        # What is reported of them shall be complete. They look all at once: a good part of that is the same for all.
+        for pool in pools:
+            await pool.looked.wait()
 
     def _fail(self, step: str, pod: PodRef, error: Exception) -> None:
         self.errors[step] += 1
@@ -253,7 +257,7 @@ class Reconciler:
             exc_info=None if expected else error,
         )
 
-    async def _attach(self, op: Attach, place: Place) -> None:
+    async def _attach(self, op: Attach, place: Place) -> Pool:
         parts = self._parts
         attachment = parts.steering.attach(place.netns, (), place.cgroup)
         relay = PodRelay(parts.relay, op.pod, attachment, of_protocol(op.routes, "TCP"))
@@ -261,7 +265,7 @@ class Reconciler:
             relay.watch_probes(place.netns)
             # Only once somebody accepts does the kernel get to know the ports.
             await relay.serve()
-            await relay.watch_pool(parts.pools, place.netns)
+            pool = relay.watch_pool(parts.pools, place.netns)
             relay.udp.set_routes(of_protocol(op.routes, "UDP"))
         except BaseException:
             relay.abandon()
@@ -273,6 +277,7 @@ class Reconciler:
                 "no cgroup of version 2 is to be found" if place.cgroup is None else "the kernel refuses",
                 extra={"pod": str(op.pod), "rate_key": "clients"},
             )
+        return pool
 
     def _detach(self, op: Detach) -> None:
         steered = self._steered.pop(op.pod.uid)

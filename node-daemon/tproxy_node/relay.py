@@ -202,10 +202,11 @@ class PodRelay:
         self._probing = PodProbing(self._relay.probing, netns, self._attachment)
         self.look()
 
-    async def watch_pool(self, pools: Pools, netns: Netns) -> None:
+    def watch_pool(self, pools: Pools, netns: Netns) -> Pool:
         """Deal with connections that the app has already. Raises OSError."""
         self.pool = Pool(pools, netns, self)
-        await self.pool.start()
+        self.pool.start()
+        return self.pool
 
     def takes(self, route: Route | None) -> bool:
         """Whether there is room for one more connection that is routed like this, if it is."""

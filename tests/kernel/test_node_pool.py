@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from tproxy_node import own_sockets
 from tproxy_node import pool as module
 from tproxy_node.desired import Route
 from tproxy_node.plan import PodRef
@@ -95,7 +96,8 @@ class Scene:
         attachment = self._steering.attach(self.network.pod.netns, ())
         self.pod = PodRelay(self.relay, PodRef("shop", "web-1", "uid-1"), attachment, {PORT: route})
         await self.pod.serve()
-        await self.pod.watch_pool(self.pools, self.network.pod.netns)
+        pool = self.pod.watch_pool(self.pools, self.network.pod.netns)
+        await pool.looked.wait()
 
     def counted(self) -> dict[int, int]:
         """By port, how many connections are still with the app."""
@@ -303,8 +305,8 @@ def test_without_connections_nobody_looks_through_all_of_the_daemons_sockets(
 ) -> None:
     """They are many where many pods are intercepted: 200 pods took half a minute."""
     looked: list[int] = []
-    all_of_them = module.own_sockets
-    monkeypatch.setattr(module, "own_sockets", lambda: looked.append(1) or all_of_them())
+    all_of_them = own_sockets.own_sockets
+    monkeypatch.setattr(own_sockets, "own_sockets", lambda: looked.append(1) or all_of_them())
 
     async def scenario(scene: Scene) -> None:
         await scene.intercept()

@@ -294,6 +294,20 @@ def test_there_is_one_at_a_time(laptop: PodNetwork) -> None:
         wait(lambda: caught(one, SERVICE4) != "")
 
 
+def test_who_has_had_enough_of_waiting_sees_no_traceback(laptop: PodNetwork) -> None:
+    """Ctrl-C while the daemon has not yet said anything: the first process is the one in front of the terminal."""
+    before = laptop.pod.state()
+    with helper(laptop.pod) as one:
+        wait(lambda: len(one.processes()) > 1)
+        one.started.send_signal(signal.SIGINT)
+        assert one.started.wait(10) == -signal.SIGINT
+        one.sock.close()
+        wait(lambda: not one.processes())
+        assert one.started.stderr is not None
+        assert one.started.stderr.read() == ""
+    assert laptop.pod.state() == before
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -42,7 +42,7 @@ def _node(node: dict[str, Any], wide: bool) -> Iterator[str]:
     connections, limits = node["connections"], node["limits"]
     yield (
         f"  {connections['laptop']} connections with laptops, {connections['app']} with apps, of"
-        f" {limits['nodeConnections']} at most{': full' if node['full'] else ''}; {node['pods']} pods steered"
+        f" {limits['nodeConnections']} at most{': full' if node['full'] else ''}; pods steered: {node['pods']}"
     )
     if node["waitsFor"]:
         yield f"  waits for the API server to list {node['waitsFor']}"

@@ -117,6 +117,7 @@ class TunnelServer(Generic[IdentityT]):
 
     def _arrived(self, stream: ServerStream) -> None:
         """Somebody has connected."""
+        stream.call.incoming.limit = MAX_HELLO_BYTES  # before anything that may have come along is looked at
         self._streams.add(stream)
         stream.closed.add_done_callback(lambda _: self._streams.discard(stream))
         silent = asyncio.get_running_loop().call_later(self._hello_seconds, stream.cut)
@@ -156,7 +157,6 @@ class TunnelServer(Generic[IdentityT]):
 
     async def _handshake(self, stream: ServerStream) -> tuple[Hello, IdentityT] | None:
         """Who it is; None if that is nobody, who has been told so."""
-        stream.call.incoming.limit = MAX_HELLO_BYTES
         try:
             async with asyncio.timeout(self._hello_seconds):
                 first = await stream.read()

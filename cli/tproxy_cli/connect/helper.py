@@ -166,7 +166,8 @@ def _work(daemon: socket.socket, ready: int, guards: Guards) -> int:
 
 
 def main() -> int:
-    """The first process: exit status for the person who waits in front of sudo."""
+    """The first process: exit status for the person who waits in front of sudo, and may have had enough of it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     problem = _problem()
     if problem:
         print(f"tproxy: {problem}", file=sys.stderr)

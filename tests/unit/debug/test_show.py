@@ -33,7 +33,7 @@ FLOW: dict[str, Any] = {
 def test_a_node_that_is_well() -> None:
     text = show_status.text([{"node": NODE}, {"tunnel": TUNNEL}, {"pod": POD}])
     assert "node node1: version 0.1.0, process 7, up 1m1s, steers by sk_lookup, Linux 6.18" in text
-    assert "2 connections with laptops, 1 with apps, of 9 at most; 1 pods steered" in text
+    assert "2 connections with laptops, 1 with apps, of 9 at most; pods steered: 1" in text
     (line,) = [line for line in text.splitlines() if line.startswith("shop/web-1")]
     assert line.split() == [
         "shop/web-1",

@@ -23,7 +23,7 @@ from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import REQUEST, TOKEN, authenticate, over_grpc, serving, until
 from tproxy.errors import ClusterError, DeniedError
 from tproxy.rpc import client, server
-from tproxy.rpc.calls import METHOD
+from tproxy.rpc.calls import METHOD, ClientCall
 from tproxy.rpc.client import connect
 from tproxy.rpc.messages import MAX_MESSAGE_BYTES
 from tproxy.rpc.server import TunnelServer
@@ -158,6 +158,23 @@ def test_anything_but_hello_is_refused(run: Run, caplog: pytest.LogCaptureFixtur
 
     run(main())
     assert len(refusals(caplog)) == 1
+
+
+def test_a_long_first_message_is_refused_by_its_length_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where it begins in one segment with the request: nothing of it is waited for."""
+    call = ClientCall("node", "test", "http")
+    begun = bytes(1) + (100_000).to_bytes(4, "big") + b"not all of it"
+    data = b"".join(call.output) + len(begun).to_bytes(3, "big") + b"\0\0" + (1).to_bytes(4, "big") + begun
+
+    async def main() -> None:
+        async with serving(nobody, hello_seconds=60) as (_, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(data)
+            await until(lambda: bool(refusals(caplog)))
+            writer.close()
+
+    run(main())
+    assert refusals(caplog) == ["the first batch is too long"]
 
 
 def test_whoever_says_nothing_is_shown_out(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -367,7 +384,7 @@ LAPTOP = """
 import asyncio, sys
 from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import TOKEN
-from tproxy.rpc.calls import METHOD
+from tproxy.rpc.calls import METHOD, ClientCall
 from tproxy.rpc.client import connect
 from tproxy.tunnel.hello import Hello
 

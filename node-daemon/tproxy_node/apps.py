@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tproxy.connecting import connect
 from tproxy.http.greeting import Greeting
 from tproxy.model.flow import Address
 from tproxy.steer.port import Attachment
@@ -73,7 +74,7 @@ class ToApp:
     async def _connect(self, splice: Splice, upstream: socket.socket, destination: Address, flow: Flow) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_connect(upstream, (destination.host, destination.port))
+            await connect(upstream, (destination.host, destination.port))
             await loop.create_connection(lambda: splice.app, sock=upstream)
             await splice.over
         except OSError as error:

@@ -3,7 +3,7 @@
 The messages of nfnetlink_queue (linux/netfilter/nfnetlink_queue.h): one queue, whose packets are all TCP SYNs.
 """
 
-import ipaddress
+import socket
 import struct
 import sys
 from collections.abc import Iterator
@@ -102,10 +102,9 @@ def _flow(packet: bytes) -> tuple[Address, Address] | None:
         return None
     if len(destination) not in (4, 16) or len(tcp) < 4:
         return None
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
     ports = struct.unpack_from("!HH", tcp)
-    return Address(str(ipaddress.ip_address(source)), ports[0]), Address(
-        str(ipaddress.ip_address(destination)), ports[1]
-    )
+    return Address(socket.inet_ntop(family, source), ports[0]), Address(socket.inet_ntop(family, destination), ports[1])
 
 
 _TCP = 6

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+from tproxy.connecting import connect
 from tproxy.dns import wire
 from tproxy.model.resolv_conf import MAX_BYTES, ResolvConf, parse_resolv_conf
 
@@ -82,7 +83,7 @@ async def _make(family: int, kind: int) -> socket.socket:
 async def _connected(make: MakeSocket, server: str, kind: int) -> socket.socket:
     sock = await make(socket.AF_INET6 if ":" in server else socket.AF_INET, kind)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, (server, 53))
+        await connect(sock, (server, 53))
     except BaseException:
         sock.close()
         raise

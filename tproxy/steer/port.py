@@ -139,7 +139,7 @@ class Attachment(Protocol):
     def upstream(self, client: Address, destination: Address) -> socket.socket:
         """A non-blocking TCP socket in the namespace that connects to `destination` for `client`, and is not steered.
 
-        The connect has begun and may be over: go on with the event loop's `sock_connect`. Everything lasts until
+        The connect has begun and may be over: go on with `tproxy.connecting`. Everything lasts until
         `release` is called with the socket. Raises OSError, ConnectionRefusedError among them.
         """
         ...

@@ -235,6 +235,8 @@ def reset_reason(error: OSError) -> ResetReason:
     """What a failed connect means to the client at the far end."""
     if isinstance(error, ConnectionRefusedError):
         return ResetReason.REFUSED
+    if isinstance(error, ConnectionResetError):  # accepted, and reset before we were told
+        return ResetReason.RESET
     if isinstance(error, TimeoutError):
         return ResetReason.TIMED_OUT
     if isinstance(error, socket.gaierror):

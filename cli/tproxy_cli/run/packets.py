@@ -16,6 +16,9 @@ MOST_DESCRIPTORS = 32
 
 Json = dict[str, Any]
 
+_buffer = memoryview(bytearray(LONGEST))
+"""Of the one thread that receives: to be given so much for each message takes longer than the message."""
+
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends."""
@@ -33,18 +36,20 @@ def receive(sock: socket.socket) -> tuple[Json, list[int]] | None:
 
     Raises OSError, and ValueError for what is no message.
     """
-    data, ancillary, flags, _ = sock.recvmsg(LONGEST, socket.CMSG_SPACE(MOST_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC)
+    size, ancillary, flags, _ = sock.recvmsg_into(
+        [_buffer], socket.CMSG_SPACE(MOST_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+    )
     descriptors: list[int] = []
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             whole = array.array("i")
             whole.frombytes(content[: len(content) - len(content) % whole.itemsize])
             descriptors += whole
-    if not data:
+    if not size:
         close(descriptors)
         return None
     try:
-        message = json.loads(data)
+        message = json.loads(bytes(_buffer[:size]))
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or not isinstance(message, dict):
             raise ValueError("not a message")
     except ValueError:

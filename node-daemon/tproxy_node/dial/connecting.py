@@ -8,6 +8,7 @@ from asyncio.staggered import staggered_race
 from collections.abc import Sequence
 from functools import partial
 
+from tproxy import connecting
 from tproxy.model.dial_policy import IPAddress
 from tproxy_node.dial.origins import Origin
 
@@ -74,7 +75,7 @@ def _udp(origin: Origin, address: IPAddress, port: int) -> socket.socket:
 async def _connect(origin: Origin, address: IPAddress, port: int) -> socket.socket:
     sock = origin.socket(_family(address), socket.SOCK_STREAM)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+        await connecting.connect(sock, (str(address), port))
     except BaseException:
         sock.close()
         raise

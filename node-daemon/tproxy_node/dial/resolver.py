@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tproxy.connecting import connect
 from tproxy.dns import wire
 from tproxy.model.dial_policy import IPAddress, plain
 from tproxy.model.flow import ResetReason
@@ -153,12 +154,11 @@ class Resolver:
         return port
 
     async def _ask_by_tcp(self, server: str, message: bytes) -> bytes:
-        loop = asyncio.get_running_loop()
         family, address = _address(server)
         sock = self._make(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
-            await loop.sock_connect(sock, address)
+            await connect(sock, address)
             reader, writer = await asyncio.open_connection(sock=sock)
         except BaseException:
             sock.close()

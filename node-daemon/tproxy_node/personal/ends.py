@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from tproxy.connecting import connect
 from tproxy.http.port import Buffer, Router
 from tproxy.model.flow import ResetReason
 from tproxy.tunnel.bridge import abort_with_reset, reset_reason
@@ -140,7 +141,7 @@ class AppEnd:
         """Connect `sock` and wait for the end of the connection."""
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_connect(sock, address)
+            await connect(sock, address)
             await loop.create_connection(lambda: cast(asyncio.Protocol, self), sock=sock)
         except OSError as error:
             self.fail(error)

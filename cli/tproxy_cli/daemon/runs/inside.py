@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 
+from tproxy.connecting import connect
 from tproxy.errors import TproxyError
 from tproxy_cli.daemon.given.running import Files
 from tproxy_cli.run import packets
@@ -140,14 +141,13 @@ class Inside:
 
 async def connect_inside(inside: Inside, port: int) -> socket.socket:
     """A socket connected to a port inside, at 127.0.0.1 or at ::1. Raises OSError, with what 127.0.0.1 said."""
-    loop = asyncio.get_running_loop()
     failure: OSError | None = None
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with contextlib.ExitStack() as undo:
             try:
                 made = await inside.socket(family, socket.SOCK_STREAM)
                 undo.callback(made.close)
-                await loop.sock_connect(made, (host, port))
+                await connect(made, (host, port))
             except OSError as error:
                 failure = failure or error
             else:

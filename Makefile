@@ -39,8 +39,8 @@ lab: setup ## daemons and command line end to end in the lab; needs root
 
 # $KUBECONFIG names a cluster that is there already; $NODE_IMAGE_NAME is then the image its nodes have or can pull.
 e2e: setup ## a real Kubernetes of two nodes, with the chart; builds Kubernetes once (8 minutes); needs root
-	@.ci/system-packages e2e
 	@helm=$$(.ci/helm) && export HELM=$$helm && if [ -n "$$KUBECONFIG" ]; then $(PYTEST) tests/e2e; else \
+	    PYTHON=$(PYTHON) .ci/system-packages e2e && \
 	    assets=$$(.ci/kubernetes) && dns=$$(.ci/coredns) && image=$$(.ci/node-image) && \
 	    KUBEBUILDER_ASSETS=$$assets COREDNS=$$dns NODE_IMAGE=$$image $(PYTEST) tests/e2e; fi
 

@@ -3,6 +3,7 @@
 Nothing of it is in this machine's own network, and nothing of it outlives this process.
 """
 
+import itertools
 import os
 import subprocess
 import time
@@ -21,6 +22,8 @@ APPS = "/apps"
 """Where the sources of tests' and the demo's applications are in their image."""
 APP = "localhost/apps:1"
 PAGE_PORT = 30080
+_NUMBERS = itertools.count(1)
+"""Clusters of this process: there may be two at a time."""
 SERVICES = ("dataprocessingservice", "verylargedatastore", "verylargejavaservice")
 
 
@@ -58,7 +61,7 @@ class Cluster:
         # Built first, if they have to be: that is not a part of starting.
         programs, archive = find_programs(), self._images()
         began = time.monotonic()
-        cgroups = Cgroups(f"tproxy-e2e-{os.getpid()}", list(network.NODES))
+        cgroups = Cgroups(f"tproxy-e2e-{os.getpid()}-{next(_NUMBERS)}", list(network.NODES))
         self._closers.append(cgroups)
         control, laptop, user = (self._place(name) for name in ("control", "laptop", "user"))
         places = {name: self._place(name) for name in network.NODES}

@@ -4,6 +4,7 @@ Asked of it: no tproxy yet; rights to install the chart; nodes that can run $NOD
 the name that they pull it by, or have it under. The demo's application runs in the same image, its sources mounted.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -25,11 +26,23 @@ from tests.e2e.person import TPROXY, wait
 EDGY_CORP = Path(__file__).parents[2] / "demo" / "edgy_corp"
 APPS = "/apps"
 SYSTEM = "tproxy-system"
+DEFINITIONS = ("sessions.tproxy.dev", "intercepts.tproxy.dev")
 PAGE = "http://verylargejavaservice:8080/"
+KINDS = {
+    "api/v1": ("pods", "services", "configmaps", "serviceaccounts"),
+    "apis/apps/v1": ("deployments", "replicasets"),
+}
+"""What the workload consists of, by where it is in the API."""
+_IMAGE = re.compile(
+    r"(?:(?P<registry>[^/@]+)/)?(?P<repository>[^:@]+)(?=[:@])(?::(?P<tag>[^:@/]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
 _ASK = """
 import sys, urllib.request as web
 headers = dict([sys.argv[2].split(": ")]) if sys.argv[2] else {}
-print(web.urlopen(web.Request(sys.argv[1], headers=headers), timeout=5).read().decode())
+try:
+    print(web.urlopen(web.Request(sys.argv[1], headers=headers), timeout=5).read().decode())
+except OSError as error:  # as long as the node's proxy does not know the Service's pods, for one
+    print(error)
 """
 
 
@@ -37,47 +50,48 @@ class RefusedError(Exception):
     """The cluster is not one that may be used so; nothing was changed in it."""
 
 
+def image_values(image: str) -> dict[str, str]:
+    """The chart's values for an image by its name. Raises RefusedError for what is none, or leaves open which."""
+    if not image:
+        raise RefusedError("NODE_IMAGE_NAME says which image of the node daemon its nodes have or can pull")
+    if not (found := _IMAGE.fullmatch(image)):
+        raise RefusedError(f"NODE_IMAGE_NAME is not [REGISTRY/]REPOSITORY:TAG, or with @sha256:… after it: {image}")
+    return found.groupdict(default="")
+
+
 class Existing:
     """Runs as a context manager: with the chart and the demo's application in it, and a person at this machine."""
 
     def __init__(self) -> None:
         self._helm = find_helm()
-        self._kubectl = shutil.which("kubectl", path=f"{os.environ.get('KUBEBUILDER_ASSETS', '')}:{os.environ['PATH']}")
+        self._kubectl = shutil.which("kubectl")
         self.namespace = f"tproxy-e2e-{secrets.token_hex(3)}"
-        self._made: list[tuple[str, ...]] = []  # how to remove it
 
     def __enter__(self) -> "Existing":
         image = os.environ.get("NODE_IMAGE_NAME", "")
-        if not image:
-            raise RefusedError("NODE_IMAGE_NAME says which image of the node daemon its nodes have or can pull")
-        if self.kubectl("get", "crd", "sessions.tproxy.dev", "--ignore-not-found", "-o", "name"):
-            raise RefusedError("tproxy is installed in this cluster: these tests install, and remove, their own")
+        values = {**image_values(image), "pullPolicy": "IfNotPresent"}
+        if self.kubectl("get", "crd", *DEFINITIONS, "--ignore-not-found", "-o", "name"):
+            raise RefusedError("tproxy is in this cluster already: these tests install, and remove, their own")
         if self.kubectl("get", "namespace", SYSTEM, "--ignore-not-found", "-o", "name"):
             raise RefusedError(f"there is a namespace {SYSTEM} in this cluster already")
-        self._home = tempfile.TemporaryDirectory(prefix="tproxy-e2e-")
-        try:
-            self._install(image)
-            self._apply(image)
-        except BaseException:
-            self.close()
-            raise
+        # Whatever is registered here is tried at the end, also when something else could not be removed.
+        with contextlib.ExitStack() as made:
+            self._home = made.enter_context(tempfile.TemporaryDirectory(prefix="tproxy-e2e-"))
+            self._install(values, made)
+            self._apply(image, made)
+            made.callback(self.tproxy, "quit", check=False)
+            self._made = made.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove everything that was made."""
-        self.tproxy("quit", check=False)
-        while self._made:
-            subprocess.run(self._made.pop(), check=True, capture_output=True, timeout=300)
-        self._home.cleanup()
+        self._made.close()
 
     def kubectl(self, *arguments: str, text: str = "") -> str:
         """Run kubectl with the kubeconfig as it is; what it prints. Raises AssertionError if it fails."""
-        assert self._kubectl is not None, "kubectl is not installed"
+        if self._kubectl is None:
+            raise RefusedError("kubectl is not installed")
         done = subprocess.run(
             [self._kubectl, *arguments], input=text, capture_output=True, text=True, timeout=300, check=False
         )
@@ -100,7 +114,7 @@ class Existing:
 
     def tproxy(self, *arguments: str, check: bool = True) -> str:
         """Run a command of tproxy as the person that the kubeconfig is of, in a home of its own; what it prints."""
-        directories = {name: self._home.name for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME")}
+        directories = {name: self._home for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME")}
         environment = {**os.environ, **directories, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [*TPROXY, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -124,26 +138,19 @@ class Existing:
             for pod in listed
         }
 
-    def objects(self) -> str:
-        """What there is of the workload, to the last byte."""
-        kinds = "deployments,replicasets,pods,services,configmaps,serviceaccounts"
-        return self.kubectl("get", kinds, "-n", self.namespace, "-o", "yaml", "--show-managed-fields")
+    def objects(self) -> list[Any]:
+        """What there is of the workload, as the API server has it: of kubectl it depends what it leaves out."""
+        paths = [f"/{api}/namespaces/{self.namespace}/{kind}" for api, kinds in KINDS.items() for kind in kinds]
+        return [json.loads(self.kubectl("get", "--raw", path))["items"] for path in paths]
 
-    def _remove(self, *command: str) -> None:
-        self._made.append(command)
-
-    def _install(self, image: str) -> None:
-        kubectl = str(self._kubectl)
-        name, _, tag = image.rpartition(":")
-        registry, _, repository = name.partition("/")
-        where = {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}
-        self._remove(kubectl, "delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=120s")
-        self._remove(self._helm, f"--namespace={SYSTEM}", "uninstall", "tproxy", "--ignore-not-found", "--wait")
-        self.helm("install", "tproxy", CHART, "--create-namespace", values={"image": where})
+    def _install(self, image: Mapping[str, str], made: contextlib.ExitStack) -> None:
+        made.callback(self.kubectl, "delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=120s")
+        made.callback(self.helm, "uninstall", "tproxy", "--ignore-not-found", "--wait")
+        self.helm("install", "tproxy", CHART, "--create-namespace", values={"image": dict(image)})
         self.kubectl("rollout", "status", "-n", SYSTEM, "daemonset/tproxy-node", "--timeout=180s")
 
-    def _apply(self, image: str) -> None:
-        self._remove(str(self._kubectl), "delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s")
+    def _apply(self, image: str, made: contextlib.ExitStack) -> None:
+        made.callback(self.kubectl, "delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s")
         self.kubectl("create", "namespace", self.namespace)
         sources = [f"--from-file={path}" for path in sorted(EDGY_CORP.glob("*.py"))]
         self.kubectl("create", "configmap", "apps", "-n", self.namespace, *sources)
@@ -151,6 +158,7 @@ class Existing:
         deployments = [one for one in manifests if one["kind"] == "Deployment"]
         for deployment in deployments:
             pod = deployment["spec"]["template"]["spec"]
+            pod["terminationGracePeriodSeconds"] = 3  # it is deaf to SIGTERM
             pod["volumes"] = [{"name": "apps", "configMap": {"name": "apps"}}]
             [container] = pod["containers"]
             container.update(image=image, volumeMounts=[{"name": "apps", "mountPath": APPS}])

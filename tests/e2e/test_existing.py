@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.existing import EDGY_CORP, SYSTEM, Existing
+from tests.e2e.existing import EDGY_CORP, SYSTEM, Existing, RefusedError
 from tests.e2e.person import wait
 
 SERVICE = "dataprocessingservice"
@@ -17,8 +17,12 @@ SERVICE = "dataprocessingservice"
 
 @pytest.fixture(scope="module")
 def existing() -> Iterator[Existing]:
-    with Existing() as one:
-        yield one
+    try:
+        with Existing() as one:
+            yield one
+    except RefusedError as error:
+        # One line, not a traceback for each test.
+        pytest.exit(f"Refused: {error}", returncode=1)
 
 
 @pytest.fixture

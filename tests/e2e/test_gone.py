@@ -59,7 +59,7 @@ def members(namespaces: set[str]) -> list[str]:
 
 def groups(pid: int) -> list[Path]:
     """The cgroups of a cluster, by the process that made it."""
-    return [root / f"tproxy-e2e-{pid}" for root in hierarchies() if (root / f"tproxy-e2e-{pid}").exists()]
+    return [path for root in hierarchies() for path in root.glob(f"tproxy-e2e-{pid}-*")]
 
 
 def test_killed(running: "subprocess.Popen[str]") -> None:

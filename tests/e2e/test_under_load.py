@@ -136,6 +136,40 @@ def test_kubelet_stopped(cluster: Cluster, load: Load, web: Pods) -> None:
     assert web.identities() == before
 
 
+def test_rollout(cluster: Cluster, load: Load, web: Pods) -> None:
+    """New pods are steered as they become ready, before their Service sends anybody to them."""
+    before = set(web.identities())
+    began = time.monotonic()
+    cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "deployment/web")
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/web", "--timeout=120s")
+    rolled = time.monotonic()
+    wait(lambda: len(web.identities()) == 2 and not before & set(web.identities()), "two new pods")
+    wait(lambda: web.all_answer("laptop"), "all steered")
+    report("workload rolled out", load, began, rolled_out=rolled - began)
+    assert failures(load, began) == []
+
+
+def test_node_drained(cluster: Cluster, load: Load, web: Pods) -> None:
+    """Its pods are evicted, start on the other node, and are the laptop's there."""
+    # The scheduler learns it from the API server as everybody does: what it places meanwhile a drain would not see.
+    cluster.kubectl("cordon", "node2")
+    taints = ("get", "node", "node2", "-o", "jsonpath={.spec.taints[*].key}")
+    wait(lambda: "node.kubernetes.io/unschedulable" in cluster.kubectl(*taints), "a taint")
+    began = time.monotonic()
+    # Only those of the namespace: what else is there is no matter of this test.
+    cluster.kubectl("drain", "node2", "--ignore-daemonsets", "--pod-selector=app=web", "--timeout=120s")
+    drained = time.monotonic()
+    web.wait_ready(2)
+    assert {pod["spec"]["nodeName"] for pod in web.listed()} == {"node1"}
+    wait(lambda: web.all_answer("laptop"), "all steered")
+    report("node drained", load, began, drained=drained - began)
+    assert failures(load, began) == []
+
+
+# These are the last: after them controllers, the scheduler and kube-proxy wait for up to a minute before they ask
+# again, as they do everywhere. Until then new pods are not made, or are placed by what was true before.
+
+
 def test_api_server_killed(cluster: Cluster, load: Load, web: Pods) -> None:
     """Port-forwards go through it as well. Steering comes back by itself within seconds of its return."""
     before = web.identities()
@@ -175,33 +209,3 @@ def test_api_server_killed_and_nodes_reached_directly(cluster: Cluster, load: Lo
         assert web.identities() == before
     finally:
         dora.tproxy("intercept", "web", "--port", f"{LOCAL}:http", "--transport", "port-forward", check=False)
-
-
-def test_rollout(cluster: Cluster, load: Load, web: Pods) -> None:
-    """New pods are steered as they become ready, before their Service sends anybody to them."""
-    before = set(web.identities())
-    began = time.monotonic()
-    cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "deployment/web")
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/web", "--timeout=120s")
-    rolled = time.monotonic()
-    wait(lambda: len(web.identities()) == 2 and not before & set(web.identities()), "two new pods")
-    wait(lambda: web.all_answer("laptop"), "all steered")
-    report("workload rolled out", load, began, rolled_out=rolled - began)
-    assert failures(load, began) == []
-
-
-def test_node_drained(cluster: Cluster, load: Load, web: Pods) -> None:
-    """Its pods are evicted, start on the other node, and are the laptop's there."""
-    # The scheduler learns it from the API server as everybody does: what it places meanwhile a drain would not see.
-    cluster.kubectl("cordon", "node2")
-    taints = ("get", "node", "node2", "-o", "jsonpath={.spec.taints[*].key}")
-    wait(lambda: "node.kubernetes.io/unschedulable" in cluster.kubectl(*taints), "a taint")
-    began = time.monotonic()
-    # Only those of the namespace: what else is there is no matter of this test.
-    cluster.kubectl("drain", "node2", "--ignore-daemonsets", "--pod-selector=app=web", "--timeout=120s")
-    drained = time.monotonic()
-    web.wait_ready(2)
-    assert {pod["spec"]["nodeName"] for pod in web.listed()} == {"node1"}
-    wait(lambda: web.all_answer("laptop"), "all steered")
-    report("node drained", load, began, drained=drained - began)
-    assert failures(load, began) == []

@@ -151,10 +151,8 @@ def test_rollout(cluster: Cluster, load: Load, web: Pods) -> None:
 
 def test_node_drained(cluster: Cluster, load: Load, web: Pods) -> None:
     """Its pods are evicted, start on the other node, and are the laptop's there."""
-    # The scheduler learns it from the API server as everybody does: what it places meanwhile a drain would not see.
-    cluster.kubectl("cordon", "node2")
-    taints = ("get", "node", "node2", "-o", "jsonpath={.spec.taints[*].key}")
-    wait(lambda: "node.kubernetes.io/unschedulable" in cluster.kubectl(*taints), "a taint")
+    spread(cluster, web)
+    cordon(cluster, "node2")
     began = time.monotonic()
     # Only those of the namespace: what else is there is no matter of this test.
     cluster.kubectl("drain", "node2", "--ignore-daemonsets", "--pod-selector=app=web", "--timeout=120s")
@@ -164,6 +162,28 @@ def test_node_drained(cluster: Cluster, load: Load, web: Pods) -> None:
     wait(lambda: web.all_answer("laptop"), "all steered")
     report("node drained", load, began, drained=drained - began)
     assert failures(load, began) == []
+
+
+def cordon(cluster: Cluster, node: str) -> None:
+    """Keep new pods away from it."""
+    cluster.kubectl("cordon", node)
+    # The scheduler learns it from the API server as everybody does: what it places meanwhile a drain would not see.
+    taints = ("get", "node", node, "-o", "jsonpath={.spec.taints[*].key}")
+    wait(lambda: "node.kubernetes.io/unschedulable" in cluster.kubectl(*taints), "a taint")
+
+
+def spread(cluster: Cluster, web: Pods) -> None:
+    """One pod on each node, and none that still ends: where all pods go at once, nobody is left to serve."""
+    [pod, other] = web.listed()
+    if pod["spec"]["nodeName"] == other["spec"]["nodeName"]:
+        cordon(cluster, pod["spec"]["nodeName"])
+        cluster.kubectl("delete", "pod", "-n", NAMESPACE, pod["metadata"]["name"])
+        web.wait_ready(2)
+        cluster.kubectl("uncordon", pod["spec"]["nodeName"])
+    there = ("get", "pods", "-n", NAMESPACE, "-l", "app=web", "-o", "name")
+    wait(lambda: len(cluster.kubectl(*there).split()) == 2, "no pods that end")
+    assert {pod["spec"]["nodeName"] for pod in web.listed()} == set(NODES)
+    wait(lambda: web.all_answer("laptop"), "all steered")
 
 
 # These are the last: after them controllers, the scheduler and kube-proxy wait for up to a minute before they ask

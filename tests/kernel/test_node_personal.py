@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 from tproxy_node.desired import Route
@@ -11,6 +12,8 @@ from tproxy_node.relay import Limits
 from tests.kernel.answering import PORT
 from tests.kernel.namespaces import POD_IP4, PodNetwork, until
 from tests.kernel.sharing import PLAIN, Play, Scene, Site, page, player
+from tproxy.http.h2 import frames as f
+from tproxy.http.h2.blocks import encode
 from tproxy.http.port import Choice
 from tproxy.model.figures import Outcome
 from tproxy.model.match import HeaderMatch, Match
@@ -111,6 +114,59 @@ def test_leaving(play: Play) -> None:
             assert 0.9 < asyncio.get_running_loop().time() - began < 5
             scene.pod.stop()
             assert await client.ask(ADAS) == "app 2"
+
+    play(scenario)
+
+
+def test_leaving_cuts_no_answer_short(play: Play) -> None:
+    """HTTP/2: whoever reads slowly, and says so frame by frame, gets to the end of the last answer."""
+    body = [bytes(10_000)] * 10
+
+    async def frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        head = await reader.readexactly(9)
+        return head[3], await reader.readexactly(int.from_bytes(head[:3], "big"))
+
+    async def scenario(scene: Scene) -> None:
+        leave, closed = asyncio.Event(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(len(f.PREFACE))
+            writer.write(f.settings({}))
+            while (await frame(reader))[0] != f.HEADERS:
+                pass
+            writer.write(f.headers(1, encode([(b":status", b"200", False)]), False))
+            await leave.wait()
+            writer.write(b"".join(f.frame(f.DATA, 0, 1, part) for part in body) + f.frame(f.DATA, f.END_STREAM, 1))
+            while await reader.read(1 << 16):
+                pass
+            writer.close()
+            closed.set()
+
+        listener = scene.network.pod.listen(POD_IP4, PORT)
+        async with await asyncio.start_server(serve, sock=listener), scene.client() as client:
+            client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            asked = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"shop")]
+            client.writer.write(f.PREFACE + f.settings({f.INITIAL_WINDOW_SIZE: 1 << 20}) + f.window_update(0, 1 << 20))
+            client.writer.write(f.headers(1, encode((name, value, False) for name, value in asked), True))
+            while (await frame(client.reader))[0] != f.HEADERS:
+                pass
+            scene.pod.set_routes({})
+            while (said := await frame(client.reader))[0] != f.PING:
+                pass
+            client.writer.write(f.frame(f.PING, f.ACK, 0, said[1]))
+            while (await frame(client.reader))[0] != f.GOAWAY:
+                pass
+            client.writer.transport.pause_reading()
+            leave.set()
+            await closed.wait()  # nothing is left to be done, but for the client to see it
+            client.writer.write(f.window_update(0, 1))
+            client.writer.transport.resume_reading()
+            got = 0
+            while got < sum(map(len, body)):
+                kind, payload = await frame(client.reader)
+                assert kind == f.DATA
+                got += len(payload)
+                client.writer.write(f.window_update(0, len(payload)))
 
     play(scenario)
 

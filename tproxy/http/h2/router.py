@@ -16,6 +16,7 @@ from tproxy.http.h2.link import Link
 from tproxy.http.h2.peer import Event
 from tproxy.http.h2.stream import MAX_PARKED, Stream, StreamFaultError
 from tproxy.http.h2.upstreams import Upstreams
+from tproxy.http.plumbing import LINGER_SECONDS
 from tproxy.http.port import Buffer, Hop, Upstream
 from tproxy.model.figures import Outcome
 from tproxy.model.flow import ResetReason
@@ -43,7 +44,9 @@ class Http2:
         self._told = (MAX_STREAMS, f.DEFAULT_WINDOW, False)  # what the client knows of the default upstream
         self._retiring = False
         self._last: int | None = None  # no stream beyond this one
+        self._client_eof = False
         self._over = False
+        self._lingering = False  # it is over, but the client may not have read everything yet
         if upgraded and self._upstreams.default is not None:
             self._take_up_upgrade(self._upstreams.default)
 
@@ -197,7 +200,9 @@ class Http2:
 
     def client_eof(self) -> None:
         """The client sends no more: what it has asked for in full can still be answered."""
+        self._client_eof = True
         if self._over:
+            self._stop_lingering()
             return
         self._last = self._book.highest
         for stream in list(self._book.streams.values()):
@@ -309,7 +314,8 @@ class Http2:
     # The end
 
     def timeout(self) -> None:
-        """Nothing was asked for."""
+        """The client has had its time to read the rest."""
+        self._stop_lingering()
 
     def drain(self) -> None:
         """Nobody intercepts this port any more: the client's next requests shall come on another connection."""
@@ -353,17 +359,31 @@ class Http2:
         try:
             self._client.flush()
         except f.FaultError:
-            self._end(reset=True)
+            self._hop.client.reset()
         else:
-            self._end()
-        self._upstreams.end(reset=True)
+            self._hop.client.close()
+        self.client_lost()
 
     def _end(self, reset: bool = False) -> None:
+        """Everything has been said. Closed at once, with more of it on its way to us, the client would be reset.
+
+        It sends WINDOW_UPDATEs as it reads, and would not see the rest of the last answers.
+        """
         if self._over:
             return
         self._over = True
         if reset:
             self._hop.client.reset()
-        else:
+        elif self._client_eof:
             self._hop.client.close()
+        else:
+            self._lingering = True
+            self._hop.client.write_eof()
+            self._hop.wake(LINGER_SECONDS)
         self._upstreams.end(reset)
+
+    def _stop_lingering(self) -> None:
+        if self._lingering:
+            self._lingering = False
+            self._hop.wake(None)
+            self._hop.client.close()

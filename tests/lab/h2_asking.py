@@ -1,8 +1,9 @@
 """A client for tests that keeps many requests of HTTP/2 under way: `h2_asking.py HOST PORT SECONDS [USER...]`.
 
 Requests are GETs whose x-user header is each USER in turn, - for none. As clients do, it asks again on another
-connection what a GOAWAY says was not looked at, or what was refused (RFC 9113, 6.8 and 8.7). Prints a JSON object: for
-each USER how many were answered by whom (the first word of the answer), as `!…` how many failed how; and `goaways`.
+connection what a GOAWAY says was not looked at, or what was refused (RFC 9113, 6.8 and 8.7). Prints a line once every
+USER has had answers, and at the end a JSON object: for each USER how many were answered by whom (the first word of the
+answer), as `!…` how many failed how; and `goaways`.
 """
 
 import asyncio
@@ -16,6 +17,9 @@ import hpack
 from hyperframe import frame as frames
 
 STREAMS = 16
+UNDER_WAY = 50
+"""Answers of each user's."""
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REFUSED_STREAM = 0x7
 
@@ -28,6 +32,7 @@ class Client:
         self._users = itertools.cycle(users)
         self.seen: dict[str, Counter[str]] = {user: Counter() for user in users}
         self.goaways = 0
+        self._under_way = False
 
     async def run(self, until: float) -> None:
         """Ask until then, and until everything has been answered."""
@@ -97,6 +102,9 @@ class Client:
             status, *body = self._said.pop(number)
             words = "".join(body).split()
             self.seen[user][words[0] if status == "200" else f"!{status} {' '.join(words)}"] += 1
+            if not self._under_way and all(seen.total() >= UNDER_WAY for seen in self.seen.values()):
+                self._under_way = True
+                print("under way", flush=True)
 
 
 async def main() -> None:

@@ -76,7 +76,7 @@ class Helper:
             return False
         with contextlib.suppress(BrokenPipeError):
             for one in waiting:
-                self.say(verdict=[one.number, verdict])
+                self.say(verdicts=[[one.number, verdict]])
         return True
 
     def begin(self) -> None:

@@ -319,8 +319,10 @@ def test_who_has_had_enough_of_waiting_sees_no_traceback(laptop: PodNetwork) -> 
         {"family": 16, "kind": 3, "count": 1},
         {"family": 2, "kind": 1, "count": 1000},
         {"exec": "/bin/sh"},
-        {"verdict": [1, "sh"]},
-        {"verdict": [-1, "open"]},
+        {"verdicts": [[1, "sh"]]},
+        {"verdicts": [[-1, "open"]]},
+        {"verdicts": [[1, "open"], 2]},
+        {"verdicts": [[1, "open"]] * 3000},
     ],
 )
 def test_nonsense_ends_it(laptop: PodNetwork, message: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ told nothing.
            ──▶ {"change": {"add": [CIDR], "delete": [CIDR]}}
            ──▶ {"dns": {"servers": [ADDRESS]}}
            ──▶ {"resolved": {"domains": [[NAME, BOOL]]}}     ◀── {"resolved": BOOL}: whether systemd-resolved is there
-           ──▶ {"verdict": [NUMBER, NAME or null]}           on a packet that waits in the queue
+           ──▶ {"verdicts": [[NUMBER, NAME or null]]}        on packets that wait in the queue
            ──▶ {"family": N, "kind": N, "count": N}          ◀── {} and that many sockets, outside of what is caught
 
 Nothing else is understood: no path, no command, no text for a shell. What is not understood ends it.
@@ -88,8 +88,8 @@ class Worker:
 
     def _obey(self, message: dict[str, Any]) -> None:
         match message:
-            case {"verdict": [int(number), verdict]} if 0 <= number < 1 << 32:
-                self._decide(number, verdict)
+            case {"verdicts": [*verdicts]} if len(verdicts) <= MOST_AT_ONCE:
+                self._decide(verdicts)
             case {"alive": {}}:
                 self._kernel.renew()
             case {"change": {"add": add, "delete": delete}}:
@@ -114,13 +114,11 @@ class Worker:
                 print(f"tproxy: {error}", file=sys.stderr)
         packets.send(self._daemon, {"resolved": there})
 
-    def _decide(self, number: int, verdict: object) -> None:
-        if verdict is not None and verdict not in VERDICTS:
-            raise Nonsense("a verdict")
+    def _decide(self, verdicts: list[object]) -> None:
+        told = b"".join(map(_verdict, verdicts))
         if self._queue is not None:
-            mark = None if verdict is None else VERDICTS[str(verdict)]
-            with contextlib.suppress(OSError):  # a full buffer: as if the packet had been lost on the way
-                self._queue.send(queue.verdict(number, mark, QUEUE), socket.MSG_DONTWAIT)
+            with contextlib.suppress(OSError):  # a full buffer: as if the packets had been lost on the way
+                self._queue.send(told, socket.MSG_DONTWAIT)
 
     def _make(self, family: int, kind: int, count: int) -> None:
         if family not in (socket.AF_INET, socket.AF_INET6) or kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -133,6 +131,15 @@ class Worker:
         finally:
             for sock in made:
                 sock.close()
+
+
+def _verdict(one: object) -> bytes:
+    match one:
+        case [int(number), None] if 0 <= number < 1 << 32:
+            return queue.verdict(number, None, QUEUE)
+        case [int(number), str(name)] if 0 <= number < 1 << 32 and name in VERDICTS:
+            return queue.verdict(number, VERDICTS[name], QUEUE)
+    raise Nonsense("a verdict")
 
 
 def _servers(texts: object) -> list[Network]:

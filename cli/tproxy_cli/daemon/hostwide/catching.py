@@ -27,7 +27,7 @@ class Caught(Places):
 
     def in_cluster(self, host: str) -> bool:
         """Whether a numeric address is to be dialled from the pod."""
-        return not ipaddress.ip_address(host).is_loopback
+        return not is_loopback(host)
 
 
 class Answering:
@@ -83,7 +83,7 @@ class HostConnections(Connections):
         """DNS is answered here; who came to our port by its own address is nobody."""
         if (names := self._names.at(flow[1])) is not None:
             self._asking.start(self._ask(sock, names), "connection")
-        elif ipaddress.ip_address(flow[1].host).is_loopback:
+        elif is_loopback(flow[1].host):
             sock.close()
         else:
             super().accepted(sock, flow)
@@ -110,13 +110,18 @@ class HostDatagrams(Datagrams):
         """A question, or another datagram."""
         if (names := self._names.at(key[1])) is not None:
             self._answers.ask(key, payload, names)
-        elif not ipaddress.ip_address(key[1].host).is_loopback:  # else it was sent to our own socket
+        elif not is_loopback(key[1].host):  # else it was sent to our own socket
             super().caught(key, payload)
 
     async def close(self) -> None:
         """End all flows and close the sockets."""
         await self._answers.close()
         await super().close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a numeric address, as sockets have it, is this machine's to itself: asked for every connection."""
+    return host.startswith("127.") or host == "::1"
 
 
 def within(address: str, networks: tuple[Network, ...]) -> bool:

@@ -36,6 +36,7 @@ class HelperLink:
         self._ready: asyncio.Future[dict[str, Socket]] = self._loop.create_future()
         self._changes: dict[str, bool] = {}
         self._requests: deque[Json] = deque()
+        self._verdicts: list[tuple[int, str | None]] = []
         self._work = asyncio.Event()
         self._made: dict[tuple[int, int], deque[Socket]] = {}
         self._asked: deque[tuple[tuple[int, int], asyncio.Future[None]]] = deque()
@@ -76,9 +77,13 @@ class HelperLink:
             return False
 
     def verdict(self, number: int, name: str | None) -> None:
-        """Decide about a packet that waits in the queue; without a name it is dropped."""
-        self._requests.append({"verdict": [number, name]})
-        self._work.set()
+        """Decide about a packet that waits in the queue; without a name it is dropped.
+
+        Somebody waits for it: verdicts go ahead of requests, all that have come about together in one message.
+        """
+        if not self._verdicts:
+            self._loop.call_soon(self._give_verdicts)
+        self._verdicts.append((number, name))
 
     def catch_dns(self, servers: Iterable[str]) -> None:
         """Catch port 53 of these addresses and of no others."""
@@ -106,6 +111,18 @@ class HelperLink:
             self._leaving = True
             self._sock.shutdown(socket.SHUT_WR)
             await asyncio.shield(self._gone)
+
+    def _give_verdicts(self) -> None:
+        verdicts, self._verdicts = self._verdicts, []
+        for at in range(0, len(verdicts), MOST_AT_ONCE):
+            message = {"verdicts": verdicts[at : at + MOST_AT_ONCE]}
+            try:
+                packets.send(self._sock, message)
+            except BlockingIOError:
+                self._requests.append(message)
+                self._work.set()
+            except OSError:
+                return  # the helper has gone, which `_read` hears of
 
     def _more(self, wanted: tuple[int, int]) -> "asyncio.Future[None]":
         coming = self._asking.get(wanted)

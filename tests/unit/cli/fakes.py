@@ -75,6 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fake = self.server.fake
         fake.asked.append((self.path, body))
+        try:
+            self._answer(fake)
+        except ConnectionError:  # it went away before it was told anything
+            fake.dropped.set()
+
+    def _answer(self, fake: FakeDaemon) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")

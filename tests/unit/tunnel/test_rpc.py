@@ -384,7 +384,7 @@ LAPTOP = """
 import asyncio, sys
 from tests.unit.tunnel.joined import Recorder
 from tests.unit.tunnel.live import TOKEN
-from tproxy.rpc.calls import METHOD, ClientCall
+from tproxy.rpc.calls import METHOD
 from tproxy.rpc.client import connect
 from tproxy.tunnel.hello import Hello
 
